@@ -1,0 +1,1 @@
+"""How the local stack is run; `tasks.py` says what can be done with it."""

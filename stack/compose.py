@@ -1,0 +1,373 @@
+"""Docker: the only room that spells `docker` and `docker compose`."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from stack.process import Refused, StackError, do, look
+from stack.service import Endpoint, Service
+from stack.settings import ROOT, Settings
+
+POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
+_LABEL = "com.docker.compose"
+# The client takes user and database from what its container was started with.
+_AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
+
+
+class Docker:
+    """The Compose files of one checkout, with the chosen layers."""
+
+    name = "docker"
+
+    def __init__(self, settings: Settings, root: Path = ROOT) -> None:
+        self.settings = settings
+        self.root = root
+
+    # -- command lines ------------------------------------------------------------------------------------
+
+    def compose(self, *args: str) -> list[str]:
+        """Return the command line of Compose: project directory, `.env` and files are never left to chance.
+
+        Raises Refused when the file of a layer does not exist.
+        """
+        layers = [f"docker-compose.{layer}.yml" for layer in self.settings.layers]
+        files = [self.root / name for name in ("docker-compose.yml", *layers)]
+        for file in files:
+            if not file.is_file():
+                there = sorted(path.name.split(".")[1] for path in self.root.glob("docker-compose.*.yml"))
+                raise Refused(
+                    f"{file.name} does not exist, so there is no such layer. Layers here: {', '.join(there) or 'none'}."
+                    " Change --layers or STACK_LAYERS."
+                )
+        command = ["docker", "compose", "--project-directory", str(self.root)]
+        command += ["--env-file", str(self.settings.env_file)]
+        return [*command, *(word for file in files for word in ("-f", str(file))), *args]
+
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> list[str]:
+        """Return the command line that runs a PostgreSQL client program beside the server.
+
+        Raises StackError when the server's container is not running.
+        """
+        flags = ["-it"] if terminal else ["-i"] if stdin else []
+        return ["docker", "exec", *flags, self.container(POSTGRES), "sh", "-c", _AS_CONFIGURED, "sh", *argv]
+
+    def logs(self, service: str = "", *, follow: bool = False, tail: int | None = None) -> list[str]:
+        """Return the command line that shows the logs."""
+        self._known(service)
+        flags = ["--follow"] * follow + (["--tail", str(tail)] if tail is not None else [])
+        return self.compose("logs", *flags, *([service] if service else []))
+
+    # -- what is there ------------------------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the Compose files mean once `.env`, environment and layers are resolved."""
+        result = look(self.compose("config", "--format", "json"))
+        if result.returncode:
+            raise explain(result.stderr)
+        # `config` doubles every $ so that its output can be read as a Compose file again.
+        config: dict[str, Any] = json.loads(result.stdout.replace("$$", "$"))
+        return config
+
+    def endpoint(self) -> Endpoint | None:
+        """Return the database's address as Compose resolved it; None when no layer has a database."""
+        service = self.config["services"].get(POSTGRES)
+        if not service:
+            return None
+        port = _published(service, 5432)
+        if not port:
+            raise StackError(
+                "The service postgres publishes no port for 5432, so nothing on this machine can reach the database."
+                f' Give it one, such as "127.0.0.1:5433:5432", in {" or ".join(self.compose()[7::2])}.'
+            )
+        environment = service["environment"]
+        return Endpoint(*port, *(environment[name] for name in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")))
+
+    def url(self, service: str, target: int) -> str:
+        """Return where a browser reaches port `target` of a service; empty when it is not published."""
+        host, port = _published(self.config["services"].get(service, {}), target) or ("", 0)
+        return f"http://{host}:{port}" if port else ""
+
+    def services(self) -> list[Service]:
+        """Return every service of the chosen layers as it is now."""
+        seen = {each["Config"]["Labels"][f"{_LABEL}.service"]: each for each in self._inspect()}
+        return [self._service(name, seen.get(name)) for name in self.config["services"]]
+
+    def container(self, service: str) -> str:
+        """Return the id of a service's running container; raises StackError when it is not running."""
+        for row in self._containers():
+            if row["service"] == service and row["state"] in ("running", "paused"):
+                return row["id"]
+        raise StackError(f"{service} is not running. Type `invoke up`, or `invoke status` to see what is.")
+
+    def directories(self) -> dict[str, Path]:
+        """Return the bind mounts in `data/` that hold a service's state, by their names: pg, convex."""
+        found = {}
+        for service in self.config["services"].values():
+            for source, _ in self._binds(service):
+                found[source.name] = source
+        return found
+
+    def holders(self, path: Path) -> list[str]:
+        """Return the running containers, of any project, that mount `path` or something in it."""
+        ids = self._ask("ps", "-q", "--no-trunc").split()
+        if not ids:
+            return []
+        held = []
+        for each in json.loads(self._ask("inspect", *ids)):
+            sources = [Path(mount["Source"]) for mount in each["Mounts"] if mount.get("Source")]
+            if any(source == path or path in source.parents for source in sources):
+                held.append(each["Name"].lstrip("/"))
+        return held
+
+    def disk_usage(self, path: Path) -> int | None:
+        """Return the bytes below a directory that the user may not read; None when no image is here to ask."""
+        running = {row["service"]: row["id"] for row in self._containers() if row["state"] == "running"}
+        for name, spec in self.config["services"].items():
+            for source, target in self._binds(spec):
+                if source == path and name in running:
+                    result = look(["docker", "exec", running[name], "du", "-sk", target])
+                    return int(result.stdout.split()[0]) * 1024 if result.stdout else None
+        result = self._in_throwaway(path, "du", "-sk", "/data", mode="ro")
+        return int(result.stdout.split()[0]) * 1024 if result and not result.returncode else None
+
+    # -- what changes something ---------------------------------------------------------------------------
+
+    def start(self) -> Starting:
+        """Begin to start everything; returns at once. Nothing is pulled: see `pull`."""
+        self._containers()
+        for name in ("pg", "convex"):  # made here, they belong to the user; made by Docker, to root
+            (self.root / "data" / name).mkdir(parents=True, exist_ok=True)
+        return Starting(self.compose("up", "--detach", "--pull", "never"))
+
+    def missing_images(self) -> list[str]:
+        """Return the images that this stack needs and this machine does not have."""
+        images = {service["image"] for service in self.config["services"].values() if "image" in service}
+        return sorted(image for image in images if look(["docker", "image", "inspect", image]).returncode)
+
+    def pull(self) -> None:
+        """Fetch the images, with Compose's own progress. Raises StackError when that fails."""
+        if do(self.compose("pull")):
+            raise StackError(
+                "The images could not be pulled; the reason stands above. Nothing was started. Mend the network or the"
+                " image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then type"
+                " `invoke up` again."
+            )
+
+    def stop(self) -> None:
+        """Stop and remove containers and network, those of other layers too. Data stays."""
+        self._containers()
+        if do(self.compose("down", "--remove-orphans")):
+            raise StackError("Compose could not stop everything; the reason stands above. Type `invoke status`.")
+
+    def restart(self, service: str = "") -> None:
+        """Restart one service, or all."""
+        self._known(service)
+        if not self._containers():
+            raise StackError("Nothing is running that could be restarted. Type `invoke up`.")
+        if do(self.compose("restart", *([service] if service else []))):
+            raise StackError("Compose could not restart; the reason stands above. Type `invoke logs` to see more.")
+
+    def last_words(self, service: str, lines: int = 15) -> str:
+        """Return the last log lines of a service."""
+        return look(self.compose("logs", "--no-log-prefix", "--tail", str(lines), service)).stdout.rstrip()
+
+    def admin_key(self) -> str:
+        """Return a new admin key of the Convex backend."""
+        result = look(["docker", "exec", self.container(BACKEND), "./generate_admin_key.sh"])
+        if result.returncode:
+            raise StackError(f"The Convex backend made no admin key: {result.stderr.strip()}")
+        return result.stdout.strip()
+
+    def delete(self, path: Path) -> None:
+        """Delete what is in a directory as root of a throw-away container; raises StackError when it cannot."""
+        result = self._in_throwaway(path, "find", "/data", "-mindepth", "1", "-delete")
+        if not result or result.returncode:
+            why = result.stderr.strip() if result else "none of this stack's images is on this machine"
+            raise StackError(
+                f"{path} holds files that another user owns, and no container could delete them: {why}."
+                f" The stack no longer uses that directory. Delete it with `sudo rm -rf '{path}'`."
+            )
+
+    # -- within -------------------------------------------------------------------------------------------
+
+    def _ask(self, *args: str) -> str:
+        result = look(["docker", *args])
+        if result.returncode:
+            raise explain(result.stderr)
+        return result.stdout
+
+    def _containers(self) -> list[dict[str, str]]:
+        """Return this project's containers. Raises Refused when they belong to another checkout."""
+        keys = {"id": ".ID", "state": ".State", "service": f'.Label "{_LABEL}.service"',
+                "directory": f'.Label "{_LABEL}.project.working_dir"', "oneoff": f'.Label "{_LABEL}.oneoff"'}  # fmt: skip
+        listed = self._ask(
+            "ps", "--all", "--no-trunc", "--filter", f"label={_LABEL}.project={self.settings.project}",
+            "--format", "\t".join(f"{{{{{key}}}}}" for key in keys.values()),
+        )  # fmt: skip
+        rows = [dict(zip(keys, line.split("\t"), strict=True)) for line in listed.splitlines()]
+        for row in rows:
+            # A directory that is gone is this checkout under its former name.
+            other = Path(row["directory"])
+            if other.is_dir() and not other.samefile(self.root):
+                raise Refused(
+                    f"The project name {self.settings.project} is in use by another checkout, {other}. Starting or"
+                    " stopping here would take over its containers. Type `invoke init --isolated` to give this"
+                    " checkout a name and ports of its own."
+                )
+        return [row for row in rows if row["oneoff"] != "True"]
+
+    def _inspect(self) -> list[dict[str, Any]]:
+        ids = [row["id"] for row in self._containers()]
+        # One that is removed between the two calls makes `inspect` fail, yet it prints the others.
+        found: list[dict[str, Any]] = json.loads(look(["docker", "inspect", *ids]).stdout or "[]") if ids else []
+        return found
+
+    def _service(self, name: str, container: dict[str, Any] | None) -> Service:
+        spec = self.config["services"][name]
+        facts: dict[str, Any] = {
+            "image": spec.get("image", ""),
+            "data": next((source for source, _ in self._binds(spec)), None),
+            "url": next((f"http://{host}:{port}" for host, port in map(_address, spec.get("ports", []))), ""),
+            "one_shot": spec.get("restart", "no") == "no",
+        }
+        if name == POSTGRES and (endpoint := self.endpoint()):
+            facts["url"] = endpoint.url()
+        if not container:
+            return Service(name, **facts)
+        state = container["State"]
+        health = state.get("Health") or {}
+        return Service(
+            name,
+            state=state["Status"],
+            # A service may have lost or gained its check in a file that was edited since.
+            health=health.get("Status", "").replace("none", ""),
+            exit_code=state["ExitCode"],
+            restarts=container["RestartCount"],
+            output=next(
+                (
+                    probe["Output"].strip()
+                    for probe in reversed(health.get("Log") or [])
+                    if _moment(probe["Start"]) >= _moment(state["StartedAt"])  # Docker keeps those of former runs
+                ),
+                "",
+            ),
+            **facts,
+        )
+
+    def _binds(self, service: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+        for volume in service.get("volumes", []):
+            source = Path(volume.get("source", ""))
+            if volume["type"] == "bind" and source.parent == self.root / "data":
+                yield source, volume["target"]
+
+    def _known(self, service: str) -> None:
+        if service and service not in self.config["services"]:
+            raise Refused(f"There is no service {service!r}. There are: {', '.join(self.config['services'])}.")
+
+    def _in_throwaway(self, path: Path, *argv: str, mode: str = "rw") -> subprocess.CompletedProcess[str] | None:
+        for spec in self.config["services"].values():
+            if look(["docker", "image", "inspect", spec.get("image", "")]).returncode == 0:
+                source = str(path).replace('"', '""')  # --mount is read as one line of CSV
+                mount = f'type=bind,"source={source}",target=/data' + (",readonly" if mode == "ro" else "")
+                return look(
+                    ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", "0", "--mount", mount,
+                     "--entrypoint", argv[0], spec["image"], *argv[1:]],
+                    timeout=3600,
+                )  # fmt: skip
+        return None
+
+
+class Starting:
+    """`docker compose up` at work in the background, so that health can be watched meanwhile."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._said: IO[str] = tempfile.TemporaryFile("w+")
+        self._child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said)
+
+    def done(self) -> bool:
+        """Return whether everything was started. Raises StackError when Compose failed."""
+        code = self._child.poll()
+        if code:
+            self._said.seek(0)
+            raise explain(self._said.read())
+        return code == 0
+
+    def finish(self) -> None:
+        """Wait for Compose to end."""
+        self._child.wait()
+
+    def abandon(self) -> None:
+        """End Compose itself; what it has started keeps running."""
+        if self._child.poll() is None:
+            self._child.terminate()
+            self._child.wait()
+
+
+def explain(stderr: str) -> StackError:
+    """Turn what Docker said into what happened, why, and what to type."""
+    said = "\n".join(
+        line for line in stderr.strip().splitlines() if not re.match(r"\s*(Container|Network|Image) ", line)
+    )
+    said = said or "Docker gave no reason"
+    if "permission denied" in said and "sock" in said:
+        return StackError(
+            "Docker is running, but you may not talk to it. Type `sudo usermod -aG docker $USER`, log in again,"
+            f" and repeat the command.\n{said}"
+        )
+    if re.search(r"Cannot connect to the Docker daemon|error during connect|docker daemon is not running", said):
+        return StackError(
+            "Docker does not answer. Start it (Docker Desktop, or `sudo systemctl start docker`), then repeat the"
+            f" command.\n{said}"
+        )
+    if re.search(r"is not a docker command|unknown shorthand flag|unknown flag: --project-directory", said):
+        return StackError(
+            "This Docker has no Compose plugin, and the stack needs Compose 2.24 or newer. Install it"
+            " (https://docs.docker.com/compose/install/), then repeat the command."
+        )
+    if port := re.search(r"(?:Bind for|listen tcp4?) [\d.]+:(\d+)[^\n]*(?:already allocated|already in use)", said):
+        names = look(["docker", "ps", "--filter", f"publish={port[1]}", "--format", "{{.Names}}"]).stdout.split()
+        holder = f"the container {names[0]}" if names else "another program on this machine"
+        return StackError(
+            f"Port {port[1]} is taken by {holder}. Stop that, or type `invoke init --isolated` to give this checkout"
+            " free ports, then `invoke up`."
+        )
+    return StackError(
+        f"Docker refused:\n{said}\nMend that, then repeat the command; `docker compose version` must be 2.24 or newer."
+    )
+
+
+def _published(service: dict[str, Any], target: int) -> tuple[str, int] | None:
+    return next(
+        (_address(port) for port in service.get("ports", []) if port["target"] == target and port.get("published")),
+        None,
+    )
+
+
+def _address(port: dict[str, Any]) -> tuple[str, int]:
+    host = port.get("host_ip", "")
+    return "localhost" if host in ("", "0.0.0.0", "127.0.0.1") else host, int(port.get("published") or 0)
+
+
+def _moment(stamp: str) -> float:
+    """Return Docker's time stamp in seconds; it has nanoseconds, which Python 3.10 does not read."""
+    whole, fraction, zone = re.fullmatch(r"([^.]+?)(\.\d+)?(Z|[+-]\d\d:\d\d)", stamp).groups()  # type: ignore[union-attr]
+    return datetime.fromisoformat(whole + zone.replace("Z", "+00:00")).timestamp() + float(fraction or 0)
+
+
+def projects() -> dict[str, Path]:
+    """Return the Compose projects that have containers, and the directory of each; empty without Docker."""
+    keys = f'{{{{.Label "{_LABEL}.project"}}}}\t{{{{.Label "{_LABEL}.project.working_dir"}}}}'
+    try:
+        listed = look(["docker", "ps", "--all", "--filter", f"label={_LABEL}.project", "--format", keys]).stdout
+    except StackError:
+        return {}
+    return {name: Path(directory) for name, directory in (line.split("\t") for line in listed.splitlines())}

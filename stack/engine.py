@@ -1,0 +1,123 @@
+"""What an engine is, which one this checkout gets, and that one command at a time changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from stack import settings
+from stack.compose import Docker
+from stack.process import StackError
+from stack.service import Endpoint, Service
+from stack.talk import say
+
+
+class Start(Protocol):
+    """A start that is under way."""
+
+    def done(self) -> bool:
+        """Return whether everything was started; raise StackError when it cannot be."""
+
+    def finish(self) -> None:
+        """Wait until it has ended."""
+
+    def abandon(self) -> None:
+        """Stop starting; what runs keeps running."""
+
+
+class Engine(Protocol):
+    """Starts and stops the services and says how to reach them. Nothing above knows which engine it has."""
+
+    name: str
+    root: Path
+
+    def start(self) -> Start:
+        """Begin to start everything; return at once."""
+
+    def stop(self) -> None:
+        """Stop everything; data stays."""
+
+    def restart(self, service: str = "") -> None:
+        """Restart one service, or all."""
+
+    def missing_images(self) -> list[str]:
+        """Return what must be pulled before `start` can succeed."""
+
+    def pull(self) -> None:
+        """Fetch the images."""
+
+    def services(self) -> list[Service]:
+        """Return every service as it is now."""
+
+    def endpoint(self) -> Endpoint | None:
+        """Return the database's address; None when there is no database."""
+
+    def container(self, service: str) -> str:
+        """Return the id under which a service runs; raise StackError when it does not."""
+
+    def url(self, service: str, target: int) -> str:
+        """Return where a browser reaches a service's port; empty when it does not."""
+
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> list[str]:
+        """Return the command line of a PostgreSQL client program that is logged in to the database."""
+
+    def logs(self, service: str = "", *, follow: bool = False, tail: int | None = None) -> list[str]:
+        """Return the command line that shows the logs."""
+
+    def last_words(self, service: str, lines: int = 15) -> str:
+        """Return the last log lines of a service."""
+
+    def admin_key(self) -> str:
+        """Return a new Convex admin key."""
+
+    def directories(self) -> dict[str, Path]:
+        """Return the directories that hold the services' state, by name."""
+
+    def holders(self, path: Path) -> list[str]:
+        """Return who uses a directory right now, outside this stack too."""
+
+    def disk_usage(self, path: Path) -> int | None:
+        """Return the bytes in a directory that the user may not read; None when nobody can tell."""
+
+    def delete(self, path: Path) -> None:
+        """Delete what the user may not delete in a directory."""
+
+
+def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
+    """Return the engine of the checkout at `root`. Raises Refused when a setting cannot be used."""
+    return Docker(settings.load(root, layers=layers), root)
+
+
+@contextmanager
+def exclusive(root: Path = settings.ROOT, timeout: float = 60) -> Iterator[None]:
+    """Hold this checkout's lock: what changes the stack runs one at a time.
+
+    Waits `timeout` seconds for another command to end, then raises StackError. The kernel frees the lock
+    of a process that dies.
+    """
+    from filelock import FileLock, Timeout
+
+    (root / "data").mkdir(exist_ok=True)
+    lock = FileLock(root / "data" / ".lock", mode=0o666)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say("Another command is at work on this stack; waiting for it to end.")
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        raise StackError(
+            f"Another command has been at work on this stack for {timeout:g} s, so nothing was done. Wait until it"
+            " ends, or end it; then type the command again."
+        ) from None
+    except PermissionError:
+        raise StackError(
+            f"{lock.lock_file} belongs to another user, who has used this checkout before. Type"
+            f" `sudo chown -R $USER '{root / 'data' / '.lock'}'`, then the command again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

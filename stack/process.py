@@ -1,0 +1,83 @@
+"""The three ways a program is started: look (captured), do (shown), become (this process turns into it).
+
+Children inherit the terminal itself instead of a copy of it, so Ctrl-C, resizing and the split between
+stdout and stderr are theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, NoReturn
+
+from invoke.exceptions import Exit
+
+
+class StackError(Exit):
+    """A failure that a person can act on: what happened, why, what to type next. No traceback."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message, code)
+
+
+class Refused(StackError):
+    """Wrong usage, or a safety check said no: nothing was touched. Exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 2)
+
+
+def look(
+    argv: Sequence[str], *, timeout: float = 60, stdin: IO[bytes] | int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
+    """Run a program and capture what it says; its exit code is the caller's to judge.
+
+    Raises StackError when the program is not installed, or says nothing for `timeout` seconds.
+    """
+    try:
+        return subprocess.run(argv, stdin=stdin, capture_output=True, text=True, errors="replace", timeout=timeout)
+    except FileNotFoundError:
+        raise StackError(not_installed(argv[0])) from None
+    except subprocess.TimeoutExpired:
+        raise StackError(
+            f"`{' '.join(argv[:3])}` gave no answer for {timeout:g} s. The program that it talks to is"
+            " overloaded or stuck. Look at it, then type the command again."
+        ) from None
+
+
+def do(argv: Sequence[str]) -> int:
+    """Run a program in front of the user and return its exit code.
+
+    On Ctrl-C the program, which got the same signal, is given the time it needs to end by itself.
+    """
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise StackError(not_installed(argv[0])) from None
+    try:
+        return child.wait()
+    except BaseException:
+        child.wait()
+        raise
+
+
+def become(argv: Sequence[str], env: Mapping[str, str] | None = None) -> NoReturn:
+    """Turn into another program: its streams, its signals, its exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(argv[0], list(argv), {**os.environ, **(env or {})})
+    except FileNotFoundError:
+        raise StackError(not_installed(argv[0])) from None
+
+
+def not_installed(program: str) -> str:
+    """What to say when a program is not on PATH."""
+    return (
+        f"`{program}` was not found on PATH. The stack runs in Docker containers, so it needs Docker Engine with"
+        " Compose 2.24 or newer. Install it (https://docs.docker.com/get-docker/), then type the command again."
+        if program == "docker"
+        else f"`{program}` was not found on PATH. Install it, then type the command again."
+    )

@@ -1,0 +1,163 @@
+"""Ready means ready: every service healthy, and a login from this machine that works."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from stack.engine import Engine, Start
+from stack.process import StackError
+from stack.service import Endpoint, Service
+from stack.talk import live
+
+PAUSE = 0.1
+"""Seconds between two looks. One costs about 25 ms of a core."""
+
+# What a server says that waiting will not change, why, and the cure. An authentication failure has no SQLSTATE
+# on the client's side (it comes before the session does), so its words must do.
+HOPELESS = {
+    r"password authentication failed": (
+        "the data was initialised with another password",
+        "POSTGRES_PASSWORD counts only when the data is made. Put the former password back, or give the database the"
+        " new one with `invoke psql` and \\password.",
+    ),
+    r'(role|database) ".*" does not exist': (
+        "the data was initialised with another user or database",
+        "POSTGRES_USER and POSTGRES_DB count only when the data is made. Put the former names back, or start over with"
+        " `invoke reset`, which deletes the data.",
+    ),
+    r"no pg_hba\.conf entry": (
+        "its first start was interrupted before it could let anybody in",
+        "Type `invoke reset-data`, which deletes the half-made data, then `invoke up`.",
+    ),
+}
+
+
+class LoginFailed(Exception):
+    """The database did not let us in; the message is the server's."""
+
+
+def login(endpoint: Endpoint) -> str:
+    """Log in as the user would, and return the server's version. Raises LoginFailed."""
+    import psycopg  # 70 ms, spent while containers start
+
+    try:
+        with psycopg.connect(
+            host=endpoint.host, port=endpoint.port, user=endpoint.user, password=endpoint.password,
+            dbname=endpoint.database, connect_timeout=3, autocommit=True,
+        ) as connection:  # fmt: skip
+            connection.execute("SELECT 1")
+            return connection.info.parameter_status("server_version") or "unknown"
+    except psycopg.OperationalError as error:
+        raise LoginFailed(str(error).strip()) from None
+
+
+def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
+    """Start everything, fetching images that are missing, and wait until it is usable (`timeout` in seconds)."""
+    if pull:
+        engine.pull()
+    try:
+        _start(engine, timeout, wait)
+    except StackError:
+        if pull or not engine.missing_images():
+            raise
+        engine.pull()
+        _start(engine, timeout, wait)
+
+
+def _start(engine: Engine, timeout: float, wait: bool) -> None:
+    start = engine.start()
+    if wait:
+        wait_usable(engine, timeout, start)
+    else:
+        start.finish()
+        start.done()
+
+
+def wait_usable(
+    engine: Engine,
+    timeout: float = 60,
+    start: Start | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return once every service is healthy and a login with SELECT 1 from this machine works.
+
+    `timeout` is in seconds; `start` is watched meanwhile. Raises StackError at the deadline, and at once when
+    a container ends or crash-loops or the database can never let us in: it names the service and what it said.
+    """
+    deadline = clock() + timeout
+    restarts: dict[str, int] = {}
+    try:
+        with live() as show:
+            while True:
+                started = start is None or start.done()
+                services = engine.services()
+                for service in services:
+                    restarts[service.name] = min(service.restarts, restarts.get(service.name, service.restarts))
+                    _check(engine, service, started, restarts[service.name])
+                waiting = [service for service in services if not service.ready]
+                refusal = ""
+                if started and not waiting:
+                    refusal = _refusal(engine)
+                    if not refusal:
+                        return
+                    if _hopeless(refusal):
+                        _give_up(engine, _database(services), "does not let us in", refusal)
+                if clock() >= deadline:
+                    late = waiting[0] if waiting else _database(services)
+                    _give_up(engine, late, f"was not usable within {timeout:g} s", refusal)
+                show("; ".join(f"{each.name} ({each})" for each in waiting) or f"a login ({refusal or 'soon'})")
+                pause(PAUSE)
+    finally:
+        if start:
+            start.abandon()
+
+
+def _check(engine: Engine, service: Service, started: bool, restarts: int) -> None:
+    if started and service.state == "missing":
+        _give_up(engine, service, "is not running")
+    if started and service.ended:
+        _give_up(engine, service, f"has ended with exit code {service.exit_code}")
+    if service.restarts >= restarts + 2 or (service.state == "restarting" and service.restarts > 2):
+        _give_up(engine, service, f"keeps ending, with exit code {service.exit_code}")
+    if service.health != "healthy" and _hopeless(service.output):
+        _give_up(engine, service, "does not let us in")
+
+
+def _refusal(engine: Engine) -> str:
+    endpoint = engine.endpoint()
+    try:
+        if endpoint:
+            login(endpoint)
+    except LoginFailed as error:
+        return str(error)
+    return ""
+
+
+def _hopeless(said: str) -> tuple[str, str] | None:
+    return next((verdict for words, verdict in HOPELESS.items() if re.search(words, said)), None)
+
+
+def _database(services: list[Service]) -> Service:
+    return next(service for service in services if service.name == "postgres")
+
+
+def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoReturn:
+    said = said or service.output
+    why, cure = _hopeless(said) or ("", f"Type `invoke logs {service.name}` for more, `invoke up` to try again.")
+    if service.state == "missing":
+        cure = "Type `invoke up`."
+    parts = [f"{service.name} {what}{': ' * bool(why)}{why}. Its state: {service}."]
+    if said:
+        parts.append(f"It last said:\n{_indent(said)}")
+    if service.state != "missing" and (log := engine.last_words(service.name)):
+        parts.append(f"Its last log lines:\n{_indent(log)}")
+    raise StackError("\n".join([*parts, cure]))
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

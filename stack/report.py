@@ -1,0 +1,130 @@
+"""What is running and how to reach it, as a table, as JSON, and as settings for other programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from typing import Any
+
+from stack.engine import Engine
+from stack.process import Refused
+from stack.ready import LoginFailed, login
+from stack.service import Endpoint, Service
+from stack.settings import refusals
+from stack.talk import human, say
+from stack.wipe import size
+
+HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
+"""Exit codes of `status`."""
+
+
+def status(engine: Engine, *, as_json: bool) -> int:
+    """Print the state of every service and return the exit code: 0 all healthy, 3 not running, 1 otherwise."""
+    services = engine.services()
+    rows = [_row(engine, service) for service in services]
+    if as_json:
+        print(json.dumps({"engine": engine.name, "services": rows}, indent=2))
+    else:
+        _print_table(rows)
+    if all(row["health"] in ("healthy", "") and service.ready for row, service in zip(rows, services, strict=True)):
+        return HEALTHY
+    return NOT_RUNNING if not any(service.state in ("running", "restarting") for service in services) else UNHEALTHY
+
+
+def summary(engine: Engine) -> str:
+    """Return what to connect to, password included: a developer's next step is to paste it."""
+    endpoint = engine.endpoint()
+    lines = [f"PostgreSQL        {endpoint.url(masked=False)}"] if endpoint else []
+    lines += [f"{name:16}  {url}" for name, url in (("Convex", engine.url("convex-backend", 3210)),
+                                                   ("Convex dashboard", engine.url("convex-dashboard", 6791))) if url]  # fmt: skip
+    return "\n".join(lines)
+
+
+def env(engine: Engine, style: str) -> str:
+    """Return connection settings for other programs: lines for a dotenv file, for a shell, or JSON."""
+    values = {}
+    if endpoint := engine.endpoint():
+        values = _libpq(endpoint)
+    if url := engine.url("convex-backend", 3210):
+        values["CONVEX_SELF_HOSTED_URL"] = url
+    if style == "json":
+        return json.dumps(values, indent=2)
+    if style == "shell":
+        return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items())
+    if style == "dotenv":
+        return "\n".join(_dotenv_line(name, value) for name, value in values.items())
+    raise Refused(f"--format {style!r} is unknown. Choose dotenv, shell or json.")
+
+
+def open_dashboard(engine: Engine) -> None:
+    """Open the Convex dashboard in the browser, and print its address for those who have none here."""
+    import webbrowser
+
+    engine.container("convex-dashboard")
+    url = engine.url("convex-dashboard", 6791)
+    print(url)
+    if not webbrowser.open(url):
+        say("No browser could be opened here. Open that address yourself.")
+
+
+def _libpq(endpoint: Endpoint) -> dict[str, str]:
+    return {
+        "DATABASE_URL": endpoint.url(masked=False),
+        "PGHOST": endpoint.host,
+        "PGPORT": str(endpoint.port),
+        "PGUSER": endpoint.user,
+        "PGPASSWORD": endpoint.password,
+        "PGDATABASE": endpoint.database,
+    }
+
+
+def _dotenv_line(name: str, value: str) -> str:
+    if re.fullmatch(r"[\w.:/@%+-]*", value, re.ASCII):
+        return f"{name}={value}"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    for line in (f"{name}='{value}'", f'{name}="{escaped}"'):
+        if not refusals(line):
+            return line
+    raise Refused(f"{name} holds characters that no dotenv line can carry to every reader. Use --format shell or json.")
+
+
+def _row(engine: Engine, service: Service) -> dict[str, Any]:
+    health, version = service.health, _tag(service.image)
+    if service.name == "postgres" and service.ready and (endpoint := engine.endpoint()):
+        try:
+            version = login(endpoint).split()[0]
+        except LoginFailed as error:
+            health = f"login failed: {str(error).splitlines()[0]}"
+    return {
+        "service": service.name,
+        "state": service.state.replace("missing", "not running"),
+        "health": health,
+        "address": service.url,
+        "version": version,
+        "data_bytes": size(engine, service.data) if service.data else None,
+    }
+
+
+def _tag(image: str) -> str:
+    tag = image.split("@")[0].rpartition("/")[2].partition(":")[2]
+    return tag[:12] if re.fullmatch(r"[0-9a-f]{40}", tag) else tag
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("SERVICE", "STATE", "HEALTH", "ADDRESS", "VERSION", "DATA"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        data = "" if row["data_bytes"] is None else human(row["data_bytes"])
+        good = row["health"] == "healthy"
+        style = "green" if good else "yellow" if row["health"] == "starting" else "red"
+        cells = (row["service"], row["state"], Text(row["health"], style=style), row["address"], row["version"], data)
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+    # Without a terminal nothing is folded: a row stays one line for grep.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

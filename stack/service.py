@@ -1,0 +1,59 @@
+"""What an engine reports: its services, and the address of its database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service as it is now."""
+
+    name: str
+    state: str = "missing"
+    """missing, created, running, restarting, paused, exited or dead."""
+    health: str = ""
+    """healthy, starting, unhealthy, or empty: the service has no health check."""
+    exit_code: int = 0
+    restarts: int = 0
+    """How often it was restarted after a crash since it was last started on purpose."""
+    output: str = ""
+    """What the last health check of this run said."""
+    image: str = ""
+    url: str = ""
+    data: Path | None = None
+    one_shot: bool = False
+    """It is never restarted, so a clean exit is its success."""
+
+    @property
+    def ready(self) -> bool:
+        """True when it does its work, or has done it."""
+        if self.one_shot and self.state == "exited":
+            return self.exit_code == 0
+        return self.state == "running" and self.health in ("healthy", "")
+
+    @property
+    def ended(self) -> bool:
+        """True when it has stopped, and waiting longer will not change that."""
+        return self.state in ("exited", "dead") and not self.ready
+
+    def __str__(self) -> str:
+        return f"{self.state}, {self.health}" if self.health and self.state == "running" else self.state
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A database and how to log in to it from the host."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    database: str
+
+    def url(self, *, masked: bool = True) -> str:
+        """Return the libpq connection URI; the password is shown only when that is asked for."""
+        user, password, database = (quote(part, safe="") for part in (self.user, self.password, self.database))
+        return f"postgresql://{user}:{'********' if masked else password}@{self.host}:{self.port}/{database}"

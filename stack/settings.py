@@ -1,0 +1,207 @@
+"""Settings: `.env` and the environment, checked before anything starts.
+
+Compose and python-dotenv read `.env` differently. Only lines that mean the same to both are accepted, so a
+password is never one thing to the server and another to its clients.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.process import Refused
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The same defaults stand in the Compose files and in .env.example; a test holds the three together.
+DEFAULTS: dict[str, str] = {
+    "COMPOSE_PROJECT_NAME": "convex-poc",
+    "STACK_ENGINE": "auto",
+    "STACK_LAYERS": "dev",
+    "BIND_ADDRESS": "127.0.0.1",
+    "POSTGRES_PORT": "5433",
+    "POSTGRES_USER": "postgres",
+    "POSTGRES_PASSWORD": "postgres",
+    "POSTGRES_DB": "convex_poc",
+    "POSTGRES_IMAGE": "postgres:17.11-trixie@sha256:d74eeac9a635390a49bc21bd49fccd973de707e2a53a76ac49b552b8712ec46f",
+    "CONVEX_BACKEND_IMAGE": "ghcr.io/get-convex/convex-backend:19431ea0dd90bc55ae58dbbd06d9aa045f97336f"
+    "@sha256:467964cc6af57ba3e757e3e6cb1fa09a1c577803a19f03f0f42c9c4b134b070c",
+    "CONVEX_DASHBOARD_IMAGE": "ghcr.io/get-convex/convex-dashboard:19431ea0dd90bc55ae58dbbd06d9aa045f97336f"
+    "@sha256:5f4620ca0640ed863a8c5109123b9831157e889c6294e28c5e96ea0a62375efb",
+    "CONVEX_PORT": "3210",
+    "CONVEX_SITE_PORT": "3211",
+    "CONVEX_DASHBOARD_PORT": "6791",
+    "CONVEX_INSTANCE_NAME": "convex-self-hosted",
+    "CONVEX_INSTANCE_SECRET": "",
+}
+PORTS = ("POSTGRES_PORT", "CONVEX_PORT", "CONVEX_SITE_PORT", "CONVEX_DASHBOARD_PORT")
+ENGINES = ("auto", "docker")
+
+# One assignment of the common dialect. Quoted values may span lines, as in both readers.
+_ASSIGNMENT = re.compile(
+    r"""
+    [ \t]* (?:export[ \t]+)? [A-Za-z_][A-Za-z0-9_]* [ \t]*=
+    (?: [ \t]* '(?: [^'\\] | \\(?![\\']) )*' [ \t]* (?:\#[^\r\n]*)?
+      | [ \t]* "(?: [^"\\$] | \\[\\"n] )*" [ \t]* (?:\#[^\r\n]*)?
+      | (?: [ \t]* (?!['"]) (?: (?<==) | (?!\#) ) [^\s$] (?: [^\s$] | [ \t](?!\#) )*? (?: [ ]+ \#[^\r\n]* )? )? [ \t]*
+    )
+    (?= \r?\n | \Z )
+    """,
+    re.VERBOSE,
+)
+_BLANK = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?=\r?\n|\Z)")
+_KEY = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, checked; ports are TCP ports on the host."""
+
+    project: str
+    engine: str
+    layers: tuple[str, ...]
+    bind_address: str
+    ports: Mapping[str, int]
+    user: str
+    password: str
+    database: str
+    env_file: Path
+    """`.env` where there is one, else the null device: what Compose is told to read."""
+
+
+def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str | None = None) -> Settings:
+    """Read and check the settings of the checkout at `root`; `layers` replaces STACK_LAYERS.
+
+    A variable in `environ` wins over `.env`; an empty one stands for the default, as it does to Compose.
+    Raises Refused with file, line and reason when a value cannot be used.
+    """
+    path = root / ".env"
+    file = read_env_file(path) if path.exists() else {}
+    values = {name: (environ[name] if name in environ else file.get(name)) or default
+              for name, default in DEFAULTS.items()}  # fmt: skip
+    for name, (fits, wanted) in _RULES.items():
+        if not fits(values[name]):
+            shown = "" if name in ("POSTGRES_PASSWORD", "CONVEX_INSTANCE_SECRET") else f" {values[name]!r}"
+            where = "the environment" if name in environ else str(path)
+            raise Refused(f"{name}{shown} cannot be used: it must be {wanted}. Change it in {where}.")
+    ports = {name: int(values[name]) for name in PORTS}
+    twice = [name for name in PORTS if list(ports.values()).count(ports[name]) > 1]
+    if twice:
+        raise Refused(f"{' and '.join(twice)} are the same port, {ports[twice[0]]}. Give each its own in {path}.")
+    return Settings(
+        project=values["COMPOSE_PROJECT_NAME"],
+        engine=values["STACK_ENGINE"],
+        layers=tuple(filter(None, re.split(r"[,\s]+", values["STACK_LAYERS"] if layers is None else layers))),
+        bind_address=values["BIND_ADDRESS"],
+        ports=ports,
+        user=values["POSTGRES_USER"],
+        password=values["POSTGRES_PASSWORD"],
+        database=values["POSTGRES_DB"],
+        env_file=path if path.exists() else Path(os.devnull),
+    )
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the values of a dotenv file that means the same to Compose and to python-dotenv.
+
+    Raises Refused that names each line on which the two would disagree; no value is shown.
+    """
+    from io import StringIO  # both are needed only where there is a file
+
+    from dotenv import dotenv_values
+
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise Refused(
+            f"{path} cannot be read: {error.strerror}. Mend that, or `invoke init` writes a new one."
+        ) from None
+    problems = refusals(text)
+    if problems:
+        lines = "\n".join(f"  {path}, line {number}: {reason}" for number, reason in problems)
+        raise Refused(f"{path.name} means different things to Compose and to other programs:\n{lines}")
+    return {key: value or "" for key, value in dotenv_values(stream=StringIO(text), interpolate=False).items()}
+
+
+def refusals(text: str) -> list[tuple[int, str]]:
+    """Return (line number, reason and cure) for each line outside the common dialect."""
+    found = []
+    position, number = 0, 1
+    while position < len(text):
+        match = _BLANK.match(text, position) or _ASSIGNMENT.match(text, position)
+        if match and not _STRAY.search(match[0]):
+            end = match.end()
+        else:
+            end = len(text) if (newline := text.find("\n", position)) < 0 else newline
+            found.append((number, _why(text[position:end].rstrip("\r"))))
+        end += text.startswith("\r\n", end) + 1
+        number += text.count("\n", position, end)
+        position = end
+    return found
+
+
+# Characters that no person types into a setting on purpose, and that line-based readers split on.
+_STRAY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]|\r(?!\n)")
+
+
+def _why(line: str) -> str:
+    key = _KEY.match(line)
+    if not key:
+        return "it is not `NAME=value`. Write it so, or put # before it."
+    rest = line[key.end() :]
+    if _STRAY.search(line):
+        return f"there is a control character in it. Type {key[1]} again by hand."
+    if "${" in rest:
+        return f"${{…}} is replaced by one reader and kept by the other. Give {key[1]} a value without ${{."
+    cure = f"Write {key[1]}='…', in single quotes" + (
+        ", with a value that has no single quote or backslash in it." if "'" in rest or "\\" in rest else "."
+    )
+    if "$" in rest:
+        return f"$ starts a variable for Compose and nothing for others. {cure}"
+    if rest.lstrip(" \t")[:1] in ("'", '"'):
+        return f"the quotes do not end, text follows them, or a backslash is in them. {cure}"
+    return f"a comment or white space in it is read in two ways. {cure}"
+
+
+def _is_port(value: str) -> bool:
+    return value.isascii() and value.isdigit() and 0 < int(value) < 65536 and str(int(value)) == value
+
+
+def _is_address(value: str) -> bool:
+    try:
+        return bool(ipaddress.IPv4Address(value))
+    except ValueError:
+        return False
+
+
+def _is_identifier(value: str) -> bool:
+    # `=` and a URI would be taken for a whole connection string by every libpq program.
+    return len(value.encode()) <= 63 and value.isprintable() and "=" not in value and "://" not in value
+
+
+_RULES = {
+    "COMPOSE_PROJECT_NAME": (
+        re.compile(r"[a-z0-9][a-z0-9_-]*").fullmatch,
+        "lower-case letters, digits, - and _, beginning with a letter or digit",
+    ),
+    "STACK_ENGINE": (ENGINES.__contains__, " or ".join(ENGINES)),
+    "STACK_LAYERS": (
+        re.compile(r"[\w.-]+([,\s]+[\w.-]+)*").fullmatch,
+        "names of docker-compose.<name>.yml files with commas between them",
+    ),
+    "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
+    **{name: (_is_port, "a port from 1 to 65535") for name in PORTS},
+    "POSTGRES_USER": (
+        lambda name: _is_identifier(name) and not name.startswith("pg_"),
+        "at most 63 bytes of printable text without = or ://, and not begin with pg_",
+    ),
+    "POSTGRES_DB": (_is_identifier, "at most 63 bytes of printable text without = or ://"),
+    "POSTGRES_PASSWORD": (str.isprintable, "printable text on one line"),
+    "CONVEX_INSTANCE_SECRET": (re.compile(r"([0-9a-fA-F]{64})?").fullmatch, "64 hexadecimal digits, or empty"),
+}

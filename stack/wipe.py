@@ -1,0 +1,140 @@
+"""The only code that deletes files, and only data/pg, data/convex and data/embedded of this checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.engine import Engine
+from stack.process import Refused, StackError
+from stack.talk import confirm, human, say
+
+LEAVES = {
+    "pg": "every database of the PostgreSQL cluster, and its snapshots",
+    "convex": "every Convex deployment: tables, files, and the admin keys",
+    "embedded": "every database of the embedded PostgreSQL cluster, and its snapshots",
+}
+_ASIDE = ".wiped-"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A directory that is about to be deleted."""
+
+    path: Path
+    size: int | None
+    """In bytes; None when nobody here can tell."""
+
+    def __str__(self) -> str:
+        size = "size unknown" if self.size is None else human(self.size)
+        return f"{self.path}  ({size}): {LEAVES[self.path.name]}"
+
+
+def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool = False) -> None:
+    """Show what would be lost, ask, stop the stack and delete it; `service` is pg, convex, or both when empty.
+
+    Raises Refused, with nothing touched, when the user says no, cannot be asked, or a path is not safe.
+    """
+    lost = losses(engine, service)
+    for loss in lost:
+        say(str(loss))
+    if dry_run or not lost:
+        say("Nothing was deleted." if lost else "There is no data to delete.")
+        return
+    confirm("Stop the stack and delete this for ever?", yes=yes)
+    engine.stop()
+    wipe(engine, [loss.path for loss in lost])
+    say("Deleted.")
+
+
+def losses(engine: Engine, service: str = "") -> list[Loss]:
+    """Return what a wipe would delete. Raises Refused when a path is not safe to delete."""
+    directories = engine.directories()
+    if service and service not in directories:
+        raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(directories)}.")
+    paths = [path for name, path in directories.items() if service in ("", name)]
+    for path in paths:
+        check(engine.root, path)
+    return [Loss(path, size(engine, path)) for path in paths if path.exists()]
+
+
+def check(root: Path, path: Path) -> None:
+    """Raise Refused unless `path` is one of this checkout's own data directories, with no detour on the way."""
+    expected = root / "data" / path.name
+    if path.name not in LEAVES or path != expected:
+        raise Refused(f"{path} is not a data directory of this checkout, so nothing was deleted. Delete it by hand.")
+    for step in (root / "data", expected):
+        if step.is_symlink() or os.path.ismount(step):
+            kind = "a symbolic link" if step.is_symlink() else "a mount point"
+            raise Refused(
+                f"{step} is {kind}, so what would be deleted lies outside this checkout. Nothing was deleted. Empty"
+                " the place that it leads to by hand, or remove it."
+            )
+    if expected.exists() and not expected.is_dir():
+        raise Refused(f"{expected} is not a directory. Nothing was deleted. Look at it, and remove it by hand.")
+    inside = [point for point in _mount_points() if expected in point.parents]
+    if inside:
+        raise Refused(f"{inside[0]} is a mount point. Nothing was deleted. Unmount it first.")
+
+
+def wipe(engine: Engine, paths: list[Path]) -> None:
+    """Delete the directories of a stack that is down.
+
+    Each is renamed aside first, which is atomic and allowed to the owner of `data/` whoever owns the files: an
+    interruption leaves the old directory or none. Raises Refused, with nothing touched, when one is in use.
+    """
+    for path in paths:
+        check(engine.root, path)
+        if holders := engine.holders(path):
+            raise Refused(
+                f"{path} is mounted by the running container {holders[0]}, which is not part of this stack. Nothing was"
+                f" deleted. Stop it with `docker stop {holders[0]}`, then type the command again."
+            )
+    for path in paths:
+        aside = path.with_name(f"{_ASIDE}{path.name}-{os.getpid()}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StackError(f"{path} cannot be moved aside: {error.strerror}. Nothing was deleted.") from None
+    sweep(engine)
+
+
+def sweep(engine: Engine) -> None:
+    """Finish what a wipe, this one or one that died, has moved aside."""
+    for aside in (engine.root / "data").glob(f"{_ASIDE}*"):
+        if aside.is_symlink():
+            aside.unlink()
+            continue
+        shutil.rmtree(aside, ignore_errors=True)
+        if aside.exists():
+            engine.delete(aside)
+            aside.rmdir()
+
+
+def size(engine: Engine, path: Path) -> int | None:
+    """Return the bytes in a directory, asking the engine where the user may not look."""
+    total = 0
+    try:
+        for directory, _, files in os.walk(path, onerror=_raise):
+            total += sum(os.lstat(os.path.join(directory, name)).st_blocks * 512 for name in files)
+    except PermissionError:
+        return engine.disk_usage(path)
+    except FileNotFoundError:  # a running server removes files while we look
+        return total
+    return total
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _mount_points() -> list[Path]:
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    return [Path(line.split()[4].encode().decode("unicode_escape")) for line in lines]

@@ -1,0 +1,166 @@
+"""The commands of the local stack: Convex and PostgreSQL 17. How each is done stands in `stack/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from stack import cli
+
+cli.install()
+
+ROOT = Path(__file__).resolve().parent
+YES = {"yes": "Do not ask."}
+
+
+@task(
+    help={
+        "layers": "Layers above the base, with commas between them (default: STACK_LAYERS, dev); '' is the base alone.",
+        "timeout": "Seconds to wait until it is usable (default: 60).",
+        "wait": "Wait until it is usable (the default).",
+        "pull": "Fetch the images again first.",
+    }
+)
+def up(c: Context, layers: str | None = None, timeout: int = 60, wait: bool = True, pull: bool = False) -> None:
+    """Start everything and return when it is usable."""
+    from stack import engine, ready, report, wipe
+    from stack.talk import say
+
+    with engine.exclusive(ROOT):
+        chosen = engine.choose(ROOT, layers)
+        ready.bring_up(chosen, timeout, pull=pull, wait=wait)
+        wipe.sweep(chosen)
+    say(report.summary(chosen))
+
+
+@task
+def down(c: Context) -> None:
+    """Stop everything. The data stays."""
+    from stack import engine
+
+    with engine.exclusive(ROOT):
+        engine.choose(ROOT).stop()
+
+
+@task(help={"service": "The one to restart (default: all).", "timeout": "Seconds to wait (default: 60)."})
+def restart(c: Context, service: str = "", timeout: int = 60) -> None:
+    """Restart one service, or all, and return when everything is usable."""
+    from stack import engine, ready
+
+    with engine.exclusive(ROOT):
+        chosen = engine.choose(ROOT)
+        chosen.restart(service)
+        ready.wait_usable(chosen, timeout)
+
+
+@task(help={"json": "Print JSON."})
+def status(c: Context, json: bool = False) -> None:
+    """Show what is running; exit code 0 when all is healthy, 3 when nothing runs, 1 otherwise."""
+    from stack import engine, report
+
+    raise Exit(code=report.status(engine.choose(ROOT), as_json=json))
+
+
+@task(
+    help={
+        "service": "Whose logs (default: all).",
+        "follow": "Keep on showing new lines.",
+        "tail": "How many lines to begin with (default: all).",
+    }
+)
+def logs(c: Context, service: str = "", follow: bool = False, tail: int | None = None) -> None:
+    """Show the logs."""
+    from stack import engine, process
+
+    process.become(engine.choose(ROOT).logs(service, follow=follow, tail=tail))
+
+
+@task(help={"timeout": "Seconds to wait (default: 60)."})
+def wait_healthy(c: Context, timeout: int = 60) -> None:
+    """Wait until everything is usable, or say which service is not, and why."""
+    from stack import engine, ready
+
+    ready.wait_usable(engine.choose(ROOT), timeout)
+
+
+@task(
+    iterable=["command"],
+    help={"command": "SQL to run; may be given more than once.", "file": "A file of SQL to run; - is stdin."},
+)
+def psql(c: Context, command: list[str], file: str = "") -> None:
+    """Open psql in the database, or run SQL from -c, -f or stdin, ending at the first error."""
+    from stack import engine, postgres
+
+    postgres.psql(engine.choose(ROOT), command, file)
+
+
+@task(help={"format": "dotenv, shell or json (default: dotenv)."})
+def env(c: Context, format: str = "dotenv") -> None:
+    """Print connection settings for other programs, password included."""
+    from stack import engine, report
+
+    print(report.env(engine.choose(ROOT), format))
+
+
+@task
+def seed(c: Context) -> None:
+    """Apply seed/*.sql in name order, each file in one transaction."""
+    from stack import engine, postgres
+
+    with engine.exclusive(ROOT):
+        postgres.seed(engine.choose(ROOT))
+
+
+@task(help=YES)
+def reset(c: Context, yes: bool = False) -> None:
+    """Start over: stop everything, DELETE ALL DATA, start, seed."""
+    from stack import engine, postgres, ready, wipe
+
+    with engine.exclusive(ROOT):
+        chosen = engine.choose(ROOT)
+        wipe.ask_and_wipe(chosen, yes=yes)
+        ready.bring_up(chosen, 60, pull=False, wait=True)
+        postgres.seed(chosen)
+
+
+@task(
+    help={
+        "service": "Only this one's data: pg or convex (default: both).",
+        "dry-run": "Only show what would go.",
+        **YES,
+    }
+)
+def reset_data(c: Context, service: str = "", yes: bool = False, dry_run: bool = False) -> None:
+    """Stop everything and DELETE THE DATA of the database, of Convex, or of both."""
+    from stack import engine, wipe
+
+    with engine.exclusive(ROOT):
+        wipe.ask_and_wipe(engine.choose(ROOT), service, yes=yes, dry_run=dry_run)
+
+
+@task(help={"isolated": "Pick a project name and free ports, so that this checkout can run beside another."})
+def init(c: Context, isolated: bool = False) -> None:
+    """Write .env from .env.example; one that is there is kept."""
+    from stack import init
+    from stack.talk import say
+
+    say(init.init(ROOT, isolated=isolated))
+
+
+@task
+def admin_key(c: Context) -> None:
+    """Print a new admin key of the Convex backend."""
+    from stack import engine
+
+    print(engine.choose(ROOT).admin_key())
+
+
+@task
+def dashboard(c: Context) -> None:
+    """Open the Convex dashboard in the browser."""
+    from stack import engine, report
+
+    report.open_dashboard(engine.choose(ROOT))

@@ -71,7 +71,7 @@ def status(c: Context, json: bool = False) -> None:
         "tail": "How many lines to begin with (default: all).",
     }
 )
-def logs(c: Context, service: str = "", follow: bool = False, tail: int | None = None) -> None:
+def logs(c: Context, service: str = "", follow: bool = False, tail: str = "all") -> None:
     """Show the logs."""
     from stack import engine, process
 

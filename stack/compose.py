@@ -59,11 +59,10 @@ class Docker:
         flags = ["-it"] if terminal else ["-i"] if stdin else []
         return ["docker", "exec", *flags, self.container(POSTGRES), "sh", "-c", _AS_CONFIGURED, "sh", *argv]
 
-    def logs(self, service: str = "", *, follow: bool = False, tail: int | None = None) -> list[str]:
+    def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""
         self._known(service)
-        flags = ["--follow"] * follow + (["--tail", str(tail)] if tail is not None else [])
-        return self.compose("logs", *flags, *([service] if service else []))
+        return self.compose("logs", "--tail", tail, *["--follow"] * follow, *[service] * bool(service))
 
     # -- what is there ------------------------------------------------------------------------------------
 
@@ -134,10 +133,8 @@ class Docker:
         for name, spec in self.config["services"].items():
             for source, target in self._binds(spec):
                 if source == path and name in running:
-                    result = look(["docker", "exec", running[name], "du", "-sk", target])
-                    return int(result.stdout.split()[0]) * 1024 if result.stdout else None
-        result = self._in_throwaway(path, "du", "-sk", "/data", mode="ro")
-        return int(result.stdout.split()[0]) * 1024 if result and not result.returncode else None
+                    return _kilobytes(look(["docker", "exec", running[name], "du", "-sk", target]))
+        return _kilobytes(self._in_throwaway(path, "du", "-sk", "/data", mode="ro"))
 
     # -- what changes something ---------------------------------------------------------------------------
 
@@ -173,7 +170,7 @@ class Docker:
         self._known(service)
         if not self._containers():
             raise StackError("Nothing is running that could be restarted. Type `invoke up`.")
-        if do(self.compose("restart", *([service] if service else []))):
+        if do(self.compose("restart", *[service] * bool(service))):
             raise StackError("Compose could not restart; the reason stands above. Type `invoke logs` to see more.")
 
     def last_words(self, service: str, lines: int = 15) -> str:
@@ -207,8 +204,13 @@ class Docker:
 
     def _containers(self) -> list[dict[str, str]]:
         """Return this project's containers. Raises Refused when they belong to another checkout."""
-        keys = {"id": ".ID", "state": ".State", "service": f'.Label "{_LABEL}.service"',
-                "directory": f'.Label "{_LABEL}.project.working_dir"', "oneoff": f'.Label "{_LABEL}.oneoff"'}  # fmt: skip
+        keys = {
+            "id": ".ID",
+            "state": ".State",
+            "service": f'.Label "{_LABEL}.service"',
+            "directory": f'.Label "{_LABEL}.project.working_dir"',
+            "oneoff": f'.Label "{_LABEL}.oneoff"',
+        }
         listed = self._ask(
             "ps", "--all", "--no-trunc", "--filter", f"label={_LABEL}.project={self.settings.project}",
             "--format", "\t".join(f"{{{{{key}}}}}" for key in keys.values()),
@@ -290,7 +292,7 @@ class Starting:
     """`docker compose up` at work in the background, so that health can be watched meanwhile."""
 
     def __init__(self, argv: list[str]) -> None:
-        self._said: IO[str] = tempfile.TemporaryFile("w+")
+        self._said: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said)
 
     def done(self) -> bool:
@@ -345,6 +347,10 @@ def explain(stderr: str) -> StackError:
     )
 
 
+def _kilobytes(du: subprocess.CompletedProcess[str] | None) -> int | None:
+    return int(du.stdout.split()[0]) * 1024 if du and du.stdout else None
+
+
 def _published(service: dict[str, Any], target: int) -> tuple[str, int] | None:
     return next(
         (_address(port) for port in service.get("ports", []) if port["target"] == target and port.get("published")),
@@ -354,7 +360,7 @@ def _published(service: dict[str, Any], target: int) -> tuple[str, int] | None:
 
 def _address(port: dict[str, Any]) -> tuple[str, int]:
     host = port.get("host_ip", "")
-    return "localhost" if host in ("", "0.0.0.0", "127.0.0.1") else host, int(port.get("published") or 0)
+    return "localhost" if host in ("", "0.0.0.0", "127.0.0.1") else host, int(port.get("published") or 0)  # noqa: S104
 
 
 def _moment(stamp: str) -> float:

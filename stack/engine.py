@@ -63,7 +63,7 @@ class Engine(Protocol):
     def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> list[str]:
         """Return the command line of a PostgreSQL client program that is logged in to the database."""
 
-    def logs(self, service: str = "", *, follow: bool = False, tail: int | None = None) -> list[str]:
+    def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""
 
     def last_words(self, service: str, lines: int = 15) -> str:

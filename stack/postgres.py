@@ -56,10 +56,3 @@ def _read_from(file: Path) -> None:
         os.dup2(os.open(file, os.O_RDONLY), 0)
     except OSError as error:
         raise Refused(f"{file} cannot be read: {error.strerror}. Name a file of SQL after -f.") from None
-
-
-def _read_from(file: Path) -> None:
-    try:
-        os.dup2(os.open(file, os.O_RDONLY), 0)
-    except OSError as error:
-        raise Refused(f"{file} cannot be read: {error.strerror}. Name a file of SQL after -f.") from None

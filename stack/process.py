@@ -37,7 +37,9 @@ def look(
     Raises StackError when the program is not installed, or says nothing for `timeout` seconds.
     """
     try:
-        return subprocess.run(argv, stdin=stdin, capture_output=True, text=True, errors="replace", timeout=timeout)
+        return subprocess.run(
+            argv, check=False, stdin=stdin, capture_output=True, text=True, errors="replace", timeout=timeout
+        )
     except FileNotFoundError:
         raise StackError(not_installed(argv[0])) from None
     except subprocess.TimeoutExpired:
@@ -74,7 +76,7 @@ def become(argv: Sequence[str], env: Mapping[str, str] | None = None) -> NoRetur
 
 
 def not_installed(program: str) -> str:
-    """What to say when a program is not on PATH."""
+    """Return what to say when a program is not on PATH."""
     return (
         f"`{program}` was not found on PATH. The stack runs in Docker containers, so it needs Docker Engine with"
         " Compose 2.24 or newer. Install it (https://docs.docker.com/get-docker/), then type the command again."

@@ -37,8 +37,8 @@ def summary(engine: Engine) -> str:
     """Return what to connect to, password included: a developer's next step is to paste it."""
     endpoint = engine.endpoint()
     lines = [f"PostgreSQL        {endpoint.url(masked=False)}"] if endpoint else []
-    lines += [f"{name:16}  {url}" for name, url in (("Convex", engine.url("convex-backend", 3210)),
-                                                   ("Convex dashboard", engine.url("convex-dashboard", 6791))) if url]  # fmt: skip
+    pages = {"Convex": engine.url("convex-backend", 3210), "Convex dashboard": engine.url("convex-dashboard", 6791)}
+    lines += [f"{name:16}  {url}" for name, url in pages.items() if url]
     return "\n".join(lines)
 
 
@@ -108,7 +108,7 @@ def _row(engine: Engine, service: Service) -> dict[str, Any]:
 
 
 def _tag(image: str) -> str:
-    tag = image.split("@")[0].rpartition("/")[2].partition(":")[2]
+    tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
     return tag[:12] if re.fullmatch(r"[0-9a-f]{40}", tag) else tag
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ ENGINES = ("auto", "docker")
 _ASSIGNMENT = re.compile(
     r"""
     [ \t]* (?:export[ \t]+)? [A-Za-z_][A-Za-z0-9_]* [ \t]*=
-    (?: [ \t]* '(?: [^'\\] | \\(?![\\']) )*' [ \t]* (?:\#[^\r\n]*)?
+    (?: [ \t]* '(?: [^'\\$] | \\(?![\\']) | \$(?!\{) )*' [ \t]* (?:\#[^\r\n]*)?
       | [ \t]* "(?: [^"\\$] | \\[\\"n] )*" [ \t]* (?:\#[^\r\n]*)?
       | (?: [ \t]* (?!['"]) (?: (?<==) | (?!\#) ) [^\s$] (?: [^\s$] | [ \t](?!\#) )*? (?: [ ]+ \#[^\r\n]* )? )? [ \t]*
     )
@@ -182,10 +182,10 @@ def _is_address(value: str) -> bool:
 
 def _is_identifier(value: str) -> bool:
     # `=` and a URI would be taken for a whole connection string by every libpq program.
-    return len(value.encode()) <= 63 and value.isprintable() and "=" not in value and "://" not in value
+    return value.isprintable() and len(value.encode()) <= 63 and "=" not in value and "://" not in value
 
 
-_RULES = {
+_RULES: dict[str, tuple[Callable[[str], object], str]] = {
     "COMPOSE_PROJECT_NAME": (
         re.compile(r"[a-z0-9][a-z0-9_-]*").fullmatch,
         "lower-case letters, digits, - and _, beginning with a letter or digit",
@@ -196,7 +196,7 @@ _RULES = {
         "names of docker-compose.<name>.yml files with commas between them",
     ),
     "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
-    **{name: (_is_port, "a port from 1 to 65535") for name in PORTS},
+    **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
     "POSTGRES_USER": (
         lambda name: _is_identifier(name) and not name.startswith("pg_"),
         "at most 63 bytes of printable text without = or ://, and not begin with pg_",

@@ -49,9 +49,9 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def human(size: int) -> str:
     """Return a size in bytes as a person reads it."""
-    value, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
-            break
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
-    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+    return f"{value:.1f} TB"

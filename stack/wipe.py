@@ -120,7 +120,7 @@ def size(engine: Engine, path: Path) -> int | None:
     total = 0
     try:
         for directory, _, files in os.walk(path, onerror=_raise):
-            total += sum(os.lstat(os.path.join(directory, name)).st_blocks * 512 for name in files)
+            total += sum(Path(directory, name).lstat().st_blocks * 512 for name in files)
     except PermissionError:
         return engine.disk_usage(path)
     except FileNotFoundError:  # a running server removes files while we look

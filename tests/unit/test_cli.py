@@ -1,0 +1,92 @@
+"""The command line as invoke parses it, with the tasks' bodies replaced."""
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from invoke.collection import Collection
+from invoke.parser import Parser
+
+import tasks
+from stack.settings import ROOT
+
+COLLECTION = Collection.from_module(tasks)
+CONTEXTS = COLLECTION.to_contexts()
+
+
+def parse(line: str) -> list[tuple[str | None, dict[str, Any]]]:
+    parser = Parser(contexts=CONTEXTS)
+    return [(context.name, context.as_kwargs) for context in parser.parse_argv(line.split()) if context.name]
+
+
+def invoke(*args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", *args], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "task", "option", "value"),
+    [
+        ("logs postgres", "logs", "service", "postgres"),
+        ("logs --tail 5 postgres", "logs", "tail", "5"),
+        ("logs postgres --follow", "logs", "follow", True),
+        ("logs --service postgres", "logs", "service", "postgres"),
+        ("logs", "logs", "service", ""),
+        ("restart convex-backend", "restart", "service", "convex-backend"),
+        ("psql -", "psql", "file", "-"),
+        ("psql -c one -c two", "psql", "command", ["one", "two"]),
+        ("up --no-wait", "up", "wait", False),
+        ("up --layers dev,mine", "up", "layers", "dev,mine"),
+        ("reset-data --service pg --dry-run --yes", "reset-data", "dry_run", True),
+    ],
+)
+def test_options_and_words_reach_the_task(line: str, task: str, option: str, value: object) -> None:
+    ((name, options),) = parse(line)
+    assert (name, options[option]) == (task, value)
+
+
+def test_a_word_that_is_a_task_begins_that_task() -> None:
+    assert [name for name, _ in parse("down up")] == ["down", "up"]
+    assert [name for name, _ in parse("restart status")] == ["restart", "status"]
+
+
+def test_every_command_of_the_house_is_there() -> None:
+    names = {
+        "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
+        "init", "admin-key", "dashboard",
+    }  # fmt: skip
+    assert set(COLLECTION.task_names) == names
+
+
+@pytest.mark.parametrize("name", sorted(COLLECTION.task_names))
+def test_help_explains_every_option(name: str) -> None:
+    first = (COLLECTION[name].__doc__ or "").splitlines()[0]
+    assert first.endswith(".")
+    assert first[0].isupper()
+    (context,) = (each for each in CONTEXTS if each.name == name)
+    for argument in context.args.values():
+        assert argument.help, f"{name} --{argument.name} has no help"
+
+
+@pytest.mark.parametrize("line", ["upp", "up --tiemout 5", "up --timeout soon", "status postgres", "down --data"])
+def test_a_typing_mistake_is_one_line_and_exit_code_2(line: str) -> None:
+    result = invoke(*line.split())
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert line.split()[-1].removeprefix("--") in result.stderr
+    assert "invoke --" in result.stderr
+
+
+def test_shell_completion_offers_the_tasks() -> None:
+    assert {"up", "down", "reset-data"} <= set(invoke("--complete", "--", "invoke", "").stdout.split())
+    assert "--isolated" in invoke("--complete", "--", "invoke init -").stdout.split()
+
+
+def test_the_tasks_are_short() -> None:
+    for body in re.split(r"\n(?=@task)", (ROOT / "tasks.py").read_text())[1:]:
+        lines = body.partition('"""\n')[2].strip().splitlines()
+        work = [line for line in lines if line.strip() and not line.lstrip().startswith(("from ", "#"))]
+        assert len(work) <= 8, body

@@ -1,0 +1,173 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stack import ready
+from stack.process import StackError
+from stack.service import Endpoint, Service
+
+UP = Service("postgres", "running", "healthy")
+STARTING = replace(UP, health="starting", output="connection refused")
+
+
+class Fake:
+    """An engine whose services go through given states, one a look; the last one stays."""
+
+    def __init__(self, *states: Service) -> None:
+        self.states = list(states)
+
+    def services(self) -> list[Service]:
+        return [self.states.pop(0) if len(self.states) > 1 else self.states[0]]
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint("localhost", 1, "u", "hunter2", "d")
+
+    def last_words(self, service: str, lines: int = 15) -> str:
+        return f"the log of {service}"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def wait(engine: Any, timeout: float = 60, start: Any = None) -> float:
+    clock = Clock()
+    try:
+        ready.wait_usable(engine, timeout, start, clock=clock, pause=clock.pause)
+    finally:
+        wait.took = clock.now  # type: ignore[attr-defined]
+    return clock.now
+
+
+@pytest.fixture(autouse=True)
+def login(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def answer(refusal: str) -> None:
+        def login(_endpoint: Endpoint) -> str:
+            if refusal:
+                raise ready.LoginFailed(refusal)
+            return "17.11"
+
+        monkeypatch.setattr(ready, "login", login)
+
+    answer("")
+    return answer
+
+
+def test_it_returns_when_healthy_and_the_login_works() -> None:
+    assert wait(Fake(STARTING, STARTING, UP)) == pytest.approx(2 * ready.PAUSE)
+
+
+def test_healthy_is_not_enough(login: Callable[[str], None]) -> None:
+    login("connection refused")
+    with pytest.raises(StackError, match=r"(?s)not usable within 5 s.*connection refused"):
+        wait(Fake(UP), timeout=5)
+
+
+def test_the_deadline_names_service_state_words_log_and_next_command() -> None:
+    with pytest.raises(StackError) as error:
+        wait(Fake(STARTING), timeout=3)
+    for part in (
+        "postgres",
+        "within 3 s",
+        "running, starting",
+        "connection refused",
+        "the log of postgres",
+        "invoke logs",
+    ):
+        assert part in str(error.value)
+    assert error.value.code == 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        Service("postgres", "exited", exit_code=1),
+        Service("postgres", "missing"),
+        Service("postgres", "restarting", restarts=5, exit_code=1),
+        replace(STARTING, output='psql: error: FATAL:  role "x" does not exist'),
+        replace(STARTING, output='psql: error: FATAL:  database "x" does not exist'),
+    ],
+)
+def test_it_gives_up_at_once_when_waiting_cannot_help(state: Service) -> None:
+    with pytest.raises(StackError):
+        wait(Fake(state))
+    assert wait.took == 0  # type: ignore[attr-defined]
+
+
+def test_a_crash_loop_ends_the_wait() -> None:
+    with pytest.raises(StackError, match="keeps ending, with exit code 3"):
+        wait(Fake(*(replace(STARTING, restarts=count, exit_code=3) for count in range(9))))
+    assert wait.took == pytest.approx(2 * ready.PAUSE)  # type: ignore[attr-defined]
+
+
+def test_restarts_of_the_past_do_not_count() -> None:
+    assert wait(Fake(replace(STARTING, restarts=7), replace(UP, restarts=7))) > 0
+
+
+@pytest.mark.parametrize(
+    ("refusal", "cure"),
+    [
+        ('FATAL:  password authentication failed for user "u"', "another password"),
+        ('FATAL:  no pg_hba.conf entry for host "172.17.0.1"', "invoke reset-data"),
+        ('FATAL:  database "d" does not exist', "another user or database"),
+    ],
+)
+def test_a_login_that_can_never_work_says_why(login: Callable[[str], None], refusal: str, cure: str) -> None:
+    login(refusal)
+    with pytest.raises(StackError, match=cure) as error:
+        wait(Fake(UP))
+    assert wait.took == 0  # type: ignore[attr-defined]
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_one_shot_service_that_ended_well_is_ready() -> None:
+    assert wait(Fake(Service("migrate", "exited", one_shot=True))) == 0
+
+
+def test_a_start_is_watched_and_always_let_go() -> None:
+    class Start:
+        looks, abandoned = 0, False
+
+        def done(self) -> bool:
+            self.looks += 1
+            return self.looks > 3
+
+        def abandon(self) -> None:
+            self.abandoned = True
+
+    start = Start()
+    assert wait(Fake(Service("postgres", "missing"), UP), start=start) == pytest.approx(3 * ready.PAUSE)
+    assert start.abandoned
+
+
+def test_missing_images_are_pulled_and_the_start_tried_again() -> None:
+    class Engine(Fake):
+        pulled = 0
+
+        def start(self) -> Any:
+            return self
+
+        def done(self) -> bool:
+            if not self.pulled:
+                raise StackError("No such image")
+            return True
+
+        def abandon(self) -> None: ...
+
+        def missing_images(self) -> list[str]:
+            return [] if self.pulled else ["postgres:17"]
+
+        def pull(self) -> None:
+            self.pulled += 1
+
+    engine = Engine(UP)
+    ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
+    assert engine.pulled == 1

@@ -1,0 +1,117 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack import wipe
+from stack.process import Refused
+
+
+class Down:
+    """A stack that is down, in `root`."""
+
+    def __init__(self, root: Path, holders: list[str] | None = None) -> None:
+        self.root, self._holders = root, holders or []
+
+    def directories(self) -> dict[str, Path]:
+        return {"pg": self.root / "data" / "pg", "convex": self.root / "data" / "convex"}
+
+    def holders(self, path: Path) -> list[str]:
+        return self._holders
+
+    def stop(self) -> None: ...
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for leaf in ("pg", "convex"):
+        (tmp_path / "checkout" / "data" / leaf).mkdir(parents=True)
+        (tmp_path / "checkout" / "data" / leaf / "PG_VERSION").write_text("17")
+    return tmp_path / "checkout"
+
+
+def run(engine: Any, service: str = "", **options: bool) -> None:
+    wipe.ask_and_wipe(engine, service, yes=options.get("yes", True), dry_run=options.get("dry_run", False))
+
+
+def test_it_deletes_the_data_and_leaves_nothing_aside(root: Path) -> None:
+    run(Down(root))
+    assert list((root / "data").iterdir()) == []
+
+
+def test_one_service_can_be_chosen(root: Path) -> None:
+    run(Down(root), "pg")
+    assert [path.name for path in (root / "data").iterdir()] == ["convex"]
+
+
+def test_an_unknown_service_is_refused(root: Path) -> None:
+    with pytest.raises(Refused, match="pg, convex"):
+        run(Down(root), "postgres")
+
+
+def test_dry_run_shows_and_deletes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(Down(root), dry_run=True)
+    assert (root / "data" / "pg" / "PG_VERSION").exists()
+    assert str(root / "data" / "pg") in capsys.readouterr().err
+
+
+def test_without_terminal_and_yes_it_refuses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(Refused, match="--yes"):
+        run(Down(root), yes=False)
+    assert (root / "data" / "pg" / "PG_VERSION").exists()
+
+
+def test_a_symbolic_link_is_refused_and_what_it_leads_to_is_safe(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (root / "data" / "pg").rename(outside)
+    (root / "data" / "pg").symlink_to(outside)
+    with pytest.raises(Refused, match="symbolic link"):
+        run(Down(root))
+    assert (outside / "PG_VERSION").exists()
+    assert (root / "data" / "convex").exists()
+
+
+def test_data_itself_may_not_be_a_link(root: Path, tmp_path: Path) -> None:
+    (root / "data").rename(tmp_path / "data")
+    (root / "data").symlink_to(tmp_path / "data")
+    with pytest.raises(Refused, match="symbolic link"):
+        run(Down(root))
+    assert (tmp_path / "data" / "pg" / "PG_VERSION").exists()
+
+
+def test_a_file_in_its_place_is_refused(root: Path) -> None:
+    (root / "data" / "pg" / "PG_VERSION").unlink()
+    (root / "data" / "pg").rmdir()
+    (root / "data" / "pg").write_text("precious")
+    with pytest.raises(Refused, match="not a directory"):
+        run(Down(root))
+    assert (root / "data" / "pg").read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["data", "data/other", "seed", "../data/pg", "data/pg/base"])
+def test_nothing_but_the_named_leaves_is_ever_deleted(root: Path, path: str) -> None:
+    with pytest.raises(Refused, match="not a data directory"):
+        wipe.check(root, root / path)
+
+
+def test_a_directory_that_a_container_uses_is_refused(root: Path) -> None:
+    with pytest.raises(Refused, match="docker stop stranger"):
+        run(Down(root, ["stranger"]))
+    assert (root / "data" / "pg" / "PG_VERSION").exists()
+
+
+def test_the_next_wipe_finishes_what_a_dead_one_moved_aside(root: Path) -> None:
+    (root / "data" / "pg").rename(root / "data" / ".wiped-pg-1")
+    run(Down(root))
+    assert list((root / "data").iterdir()) == []
+
+
+def test_a_link_that_lies_aside_is_removed_and_not_followed(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "canary").touch()
+    (root / "data" / ".wiped-pg-1").symlink_to(outside)
+    wipe.sweep(Down(root))  # type: ignore[arg-type]
+    assert (outside / "canary").exists()
+    assert not (root / "data" / ".wiped-pg-1").is_symlink()

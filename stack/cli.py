@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -33,6 +34,8 @@ def install() -> None:
         try:
             original(self, token)
         except ParseError as error:
+            if "--complete" in sys.argv:  # shell completion lives on these
+                raise
             raise Refused(f"{error} Type `invoke --list` for the commands, `invoke --help COMMAND` for one.") from None
         except ValueError:
             raise Refused(f"{token!r} is not a number. Type `invoke --help {self.context.name}`.") from None

@@ -28,7 +28,7 @@ HOPELESS = {
         "POSTGRES_USER and POSTGRES_DB count only when the data is made. Put the former names back, or start over with"
         " `invoke reset`, which deletes the data.",
     ),
-    r"no pg_hba\.conf entry": (
+    r'no pg_hba\.conf entry|could not open file "global/pg_filenode\.map"': (
         "its first start was interrupted before it could let anybody in",
         "Type `invoke reset-data`, which deletes the half-made data, then `invoke up`.",
     ),
@@ -148,13 +148,18 @@ def _database(services: list[Service]) -> Service:
 
 def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoReturn:
     said = said or service.output
-    why, cure = _hopeless(said) or ("", f"Type `invoke logs {service.name}` for more, `invoke up` to try again.")
+    log = engine.last_words(service.name) if service.state != "missing" else ""
+    why, cure = (
+        _hopeless(said)
+        or _hopeless(log)
+        or ("", f"Type `invoke logs {service.name}` for more, `invoke up` to try again.")
+    )
     if service.state == "missing":
         cure = "Type `invoke up`."
     parts = [f"{service.name} {what}{': ' * bool(why)}{why}. Its state: {service}."]
     if said:
         parts.append(f"It last said:\n{_indent(said)}")
-    if service.state != "missing" and (log := engine.last_words(service.name)):
+    if log:
         parts.append(f"Its last log lines:\n{_indent(log)}")
     raise StackError("\n".join([*parts, cure]))
 

@@ -1,0 +1,56 @@
+"""Attach to the stack that is running; make a scratch schema, and leave nothing."""
+
+import secrets
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from stack import engine as engines
+from stack.engine import Engine
+from stack.process import StackError
+from stack.ready import LoginFailed, login
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End in one line, with the cure, when there is nothing to test."""
+    try:
+        engine = engines.choose()
+        endpoint = engine.endpoint()
+        if endpoint:
+            login(endpoint)
+        missing: str | bool = not any(service.state == "running" for service in engine.services())
+    except (StackError, LoginFailed) as error:
+        missing = str(error).partition("\n")[0]
+    if missing:
+        why = f" ({missing})" if isinstance(missing, str) else ""
+        pytest.exit(f"No running stack to test{why}. Type `invoke up`, then `nox -s smoke`.", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    return engines.choose()
+
+
+@pytest.fixture(scope="session")
+def url(engine: Engine) -> str:
+    endpoint = engine.endpoint()
+    if not endpoint:
+        pytest.skip("the chosen layers have no database")
+    return endpoint.url(masked=False)
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[Connection]:
+    """Give an autocommit connection whose unqualified names live in a schema that is dropped afterwards."""
+    schema = sql.Identifier(f"smoke_{secrets.token_hex(6)}")
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+        try:
+            connection.execute(sql.SQL("SET search_path TO {}").format(schema))
+            yield connection
+        finally:
+            connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))

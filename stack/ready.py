@@ -110,7 +110,8 @@ def wait_usable(
                 if clock() >= deadline:
                     late = waiting[0] if waiting else _database(services)
                     _give_up(engine, late, f"was not usable within {timeout:g} s", refusal)
-                show("; ".join(f"{each.name} ({each})" for each in waiting) or f"a login ({refusal or 'soon'})")
+                if waiting or refusal:
+                    show(", ".join(f"{each.name} ({each.health or each.state})" for each in waiting) or refusal)
                 pause(PAUSE)
     finally:
         if start:
@@ -118,7 +119,7 @@ def wait_usable(
 
 
 def _check(engine: Engine, service: Service, started: bool, restarts: int) -> None:
-    if started and service.state == "missing":
+    if started and service.state == "not started":
         _give_up(engine, service, "is not running")
     if started and service.ended:
         _give_up(engine, service, f"has ended with exit code {service.exit_code}")
@@ -148,13 +149,13 @@ def _database(services: list[Service]) -> Service:
 
 def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoReturn:
     said = said or service.output
-    log = engine.last_words(service.name) if service.state != "missing" else ""
+    log = engine.last_words(service.name) if service.state != "not started" else ""
     why, cure = (
         _hopeless(said)
         or _hopeless(log)
         or ("", f"Type `invoke logs {service.name}` for more, `invoke up` to try again.")
     )
-    if service.state == "missing":
+    if service.state == "not started":
         cure = "Type `invoke up`."
     parts = [f"{service.name} {what}{': ' * bool(why)}{why}. Its state: {service}."]
     if said:

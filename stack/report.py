@@ -99,7 +99,7 @@ def _row(engine: Engine, service: Service) -> dict[str, Any]:
             health = f"login failed: {str(error).splitlines()[0]}"
     return {
         "service": service.name,
-        "state": service.state.replace("missing", "not running"),
+        "state": service.state.replace("not started", "not running"),
         "health": health,
         "address": service.url,
         "version": version,

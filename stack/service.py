@@ -12,8 +12,8 @@ class Service:
     """One service as it is now."""
 
     name: str
-    state: str = "missing"
-    """missing, created, running, restarting, paused, exited or dead."""
+    state: str = "not started"
+    """not started, created, running, restarting, paused, exited or dead."""
     health: str = ""
     """healthy, starting, unhealthy, or empty: the service has no health check."""
     exit_code: int = 0

@@ -19,9 +19,17 @@ def live() -> Iterator[Callable[[str], None]]:
     """Show what is being waited for: one live line on a terminal, a line per change elsewhere."""
     if sys.stderr.isatty():
         from rich.console import Console
+        from rich.text import Text
 
-        with Console(stderr=True).status("starting") as status:
-            yield lambda message: status.update(message.replace("[", "\\["))
+        console = Console(stderr=True)
+        with console.status("starting") as status:
+
+            def update(message: str) -> None:
+                line = Text(f"waiting for {message}".partition("\n")[0])
+                line.truncate(console.width - 3, overflow="ellipsis")
+                status.update(line)
+
+            yield update
     else:
         last = ""
 

@@ -90,7 +90,7 @@ def test_the_deadline_names_service_state_words_log_and_next_command() -> None:
     "state",
     [
         Service("postgres", "exited", exit_code=1),
-        Service("postgres", "missing"),
+        Service("postgres", "not started"),
         Service("postgres", "restarting", restarts=5, exit_code=1),
         replace(STARTING, output='psql: error: FATAL:  role "x" does not exist'),
         replace(STARTING, output='psql: error: FATAL:  database "x" does not exist'),
@@ -144,7 +144,7 @@ def test_a_start_is_watched_and_always_let_go() -> None:
             self.abandoned = True
 
     start = Start()
-    assert wait(Fake(Service("postgres", "missing"), UP), start=start) == pytest.approx(3 * ready.PAUSE)
+    assert wait(Fake(Service("postgres", "not started"), UP), start=start) == pytest.approx(3 * ready.PAUSE)
     assert start.abandoned
 
 

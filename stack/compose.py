@@ -175,7 +175,11 @@ class Docker:
 
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return the last log lines of a service."""
-        return look(self.compose("logs", "--no-log-prefix", "--tail", str(lines), service)).stdout.rstrip()
+        for row in self._containers():
+            if row["service"] == service:
+                result = look(["docker", "logs", "--tail", str(lines), row["id"]])
+                return (result.stdout + result.stderr).rstrip()
+        return ""
 
     def admin_key(self) -> str:
         """Return a new admin key of the Convex backend."""

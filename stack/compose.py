@@ -148,7 +148,9 @@ class Docker:
     def missing_images(self) -> list[str]:
         """Return the images that this stack needs and this machine does not have."""
         images = {service["image"] for service in self.config["services"].values() if "image" in service}
-        return sorted(image for image in images if look(["docker", "image", "inspect", image]).returncode)
+        return sorted(
+            image for image in images if "No such image" in look(["docker", "image", "inspect", image]).stderr
+        )
 
     def pull(self) -> None:
         """Fetch the images, with Compose's own progress. Raises StackError when that fails."""

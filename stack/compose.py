@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,8 @@ from stack.service import Endpoint, Service
 from stack.settings import ROOT, Settings
 
 POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
+# Each directory of data/: which service keeps its state there, and where it sees it.
+_STATE = {"convex": (BACKEND, "/convex/data"), "pg": (POSTGRES, "/var/lib/postgresql/data")}
 _LABEL = "com.docker.compose"
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
@@ -108,12 +109,14 @@ class Docker:
         raise StackError(f"{service} is not running. Type `invoke up`, or `invoke status` to see what is.")
 
     def directories(self) -> dict[str, Path]:
-        """Return the bind mounts in `data/` that hold a service's state, by their names: pg, convex."""
-        found = {}
-        for service in self.config["services"].values():
-            for source, _ in self._binds(service):
-                found[source.name] = source
-        return found
+        """Return where the services keep their state, as Compose resolved it, by name: pg, convex."""
+        services = self.config["services"]
+        return {
+            name: Path(volume["source"])
+            for name, (service, target) in _STATE.items()
+            for volume in services.get(service, {}).get("volumes", [])
+            if volume["type"] == "bind" and volume["target"] == target
+        }
 
     def holders(self, path: Path) -> list[str]:
         """Return the running containers, of any project, that mount `path` or something in it."""
@@ -130,10 +133,9 @@ class Docker:
     def disk_usage(self, path: Path) -> int | None:
         """Return the bytes below a directory that the user may not read; None when no image is here to ask."""
         running = {row["service"]: row["id"] for row in self._containers() if row["state"] == "running"}
-        for name, spec in self.config["services"].items():
-            for source, target in self._binds(spec):
-                if source == path and name in running:
-                    return _kilobytes(look(["docker", "exec", running[name], "du", "-sk", target]))
+        for name, (service, target) in _STATE.items():
+            if service in running and self.directories().get(name) == path:
+                return _kilobytes(look(["docker", "exec", running[service], "du", "-sk", target]))
         return _kilobytes(self._in_throwaway(path, "du", "-sk", "/data", mode="ro"))
 
     # -- what changes something ---------------------------------------------------------------------------
@@ -243,7 +245,7 @@ class Docker:
         spec = self.config["services"][name]
         facts: dict[str, Any] = {
             "image": spec.get("image", ""),
-            "data": next((source for source, _ in self._binds(spec)), None),
+            "data": next((path for leaf, path in self.directories().items() if _STATE[leaf][0] == name), None),
             "url": next((f"http://{host}:{port}" for host, port in map(_address, spec.get("ports", []))), ""),
             "one_shot": spec.get("restart", "no") == "no",
         }
@@ -270,12 +272,6 @@ class Docker:
             ),
             **facts,
         )
-
-    def _binds(self, service: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-        for volume in service.get("volumes", []):
-            source = Path(volume.get("source", ""))
-            if volume["type"] == "bind" and source.parent == self.root / "data":
-                yield source, volume["target"]
 
     def _known(self, service: str) -> None:
         if service and service not in self.config["services"]:

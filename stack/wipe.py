@@ -54,27 +54,29 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
     directories = engine.directories()
     if service and service not in directories:
         raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(directories)}.")
-    paths = [path for name, path in directories.items() if service in ("", name)]
-    for path in paths:
-        check(engine.root, path)
-    return [Loss(path, size(engine, path)) for path in paths if path.exists()]
+    chosen = {name: path for name, path in directories.items() if service in ("", name)}
+    for name, path in chosen.items():
+        check(engine.root, name, path)
+    return [Loss(path, size(engine, path)) for path in chosen.values() if path.exists()]
 
 
-def check(root: Path, path: Path) -> None:
-    """Raise Refused unless `path` is one of this checkout's own data directories, with no detour on the way."""
-    expected = root / "data" / path.name
-    if path.name not in LEAVES or path != expected:
-        raise Refused(f"{path} is not a data directory of this checkout, so nothing was deleted. Delete it by hand.")
-    for step in (root / "data", expected):
+def check(root: Path, name: str, path: Path) -> None:
+    """Raise Refused unless `path`, where a service keeps its state, is data/`name` with no detour on the way."""
+    if path != root / "data" / name or name not in LEAVES:
+        raise Refused(
+            f"The data of {name} is in {path}, which is not a data directory of this checkout, so nothing was deleted."
+            " Look at it, and delete it by hand."
+        )
+    for step in (path.parent, path):
         if step.is_symlink() or os.path.ismount(step):
             kind = "a symbolic link" if step.is_symlink() else "a mount point"
             raise Refused(
                 f"{step} is {kind}, so what would be deleted lies outside this checkout. Nothing was deleted. Empty"
                 " the place that it leads to by hand, or remove it."
             )
-    if expected.exists() and not expected.is_dir():
-        raise Refused(f"{expected} is not a directory. Nothing was deleted. Look at it, and remove it by hand.")
-    inside = [point for point in _mount_points() if expected in point.parents]
+    if path.exists() and not path.is_dir():
+        raise Refused(f"{path} is not a directory. Nothing was deleted. Look at it, and remove it by hand.")
+    inside = [point for point in _mount_points() if path in point.parents]
     if inside:
         raise Refused(f"{inside[0]} is a mount point. Nothing was deleted. Unmount it first.")
 
@@ -86,7 +88,7 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
     interruption leaves the old directory or none. Raises Refused, with nothing touched, when one is in use.
     """
     for path in paths:
-        check(engine.root, path)
+        check(engine.root, path.name, path)
         if holders := engine.holders(path):
             raise Refused(
                 f"{path} is mounted by the running container {holders[0]}, which is not part of this stack. Nothing was"

@@ -89,10 +89,20 @@ def test_a_file_in_its_place_is_refused(root: Path) -> None:
     assert (root / "data" / "pg").read_text() == "precious"
 
 
-@pytest.mark.parametrize("path", ["data", "data/other", "seed", "../data/pg", "data/pg/base"])
-def test_nothing_but_the_named_leaves_is_ever_deleted(root: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("data", "data"),
+        ("other", "data/other"),
+        ("pg", "elsewhere/pg"),
+        ("pg", "data/convex"),
+        ("pg", "../data/pg"),
+        ("pg", "data/pg/../pg"),
+    ],
+)
+def test_nothing_but_the_named_leaves_is_ever_deleted(root: Path, name: str, path: str) -> None:
     with pytest.raises(Refused, match="not a data directory"):
-        wipe.check(root, root / path)
+        wipe.check(root, name, root / path)
 
 
 def test_a_directory_that_a_container_uses_is_refused(root: Path) -> None:

@@ -119,16 +119,16 @@ class Docker:
         }
 
     def holders(self, path: Path) -> list[str]:
-        """Return the running containers, of any project, that mount `path` or something in it."""
+        """Return the running containers that mount `path` or something in it, those of this stack left out."""
         ids = self._ask("ps", "-q", "--no-trunc").split()
-        if not ids:
-            return []
-        held = []
-        for each in json.loads(self._ask("inspect", *ids)):
-            sources = [Path(mount["Source"]) for mount in each["Mounts"] if mount.get("Source")]
-            if any(source == path or path in source.parents for source in sources):
-                held.append(each["Name"].lstrip("/"))
-        return held
+        found = json.loads(look(["docker", "inspect", *ids]).stdout or "[]") if ids else []
+        ours = {row["id"] for row in self._containers()}
+        return [
+            each["Name"].lstrip("/")
+            for each in found
+            for source in (Path(mount.get("Source", "")) for mount in each["Mounts"])
+            if each["Id"] not in ours and (source == path or path in source.parents)
+        ]
 
     def disk_usage(self, path: Path) -> int | None:
         """Return the bytes below a directory that the user may not read; None when no image is here to ask."""

@@ -57,6 +57,7 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
     chosen = {name: path for name, path in directories.items() if service in ("", name)}
     for name, path in chosen.items():
         check(engine.root, name, path)
+        refuse_if_held(engine, path)
     return [Loss(path, size(engine, path)) for path in chosen.values() if path.exists()]
 
 
@@ -81,6 +82,15 @@ def check(root: Path, name: str, path: Path) -> None:
         raise Refused(f"{inside[0]} is a mount point. Nothing was deleted. Unmount it first.")
 
 
+def refuse_if_held(engine: Engine, path: Path) -> None:
+    """Raise Refused when something that `down` does not stop uses a directory."""
+    if holders := engine.holders(path):
+        raise Refused(
+            f"{path} is mounted by the running container {holders[0]}, which is not part of this stack. Nothing was"
+            f" deleted. Stop it with `docker stop {holders[0]}`, then type the command again."
+        )
+
+
 def wipe(engine: Engine, paths: list[Path]) -> None:
     """Delete the directories of a stack that is down.
 
@@ -89,11 +99,7 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
     """
     for path in paths:
         check(engine.root, path.name, path)
-        if holders := engine.holders(path):
-            raise Refused(
-                f"{path} is mounted by the running container {holders[0]}, which is not part of this stack. Nothing was"
-                f" deleted. Stop it with `docker stop {holders[0]}`, then type the command again."
-            )
+        refuse_if_held(engine, path)
     for path in paths:
         aside = path.with_name(f"{_ASIDE}{path.name}-{os.getpid()}")
         try:

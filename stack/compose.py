@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stack.process import Refused, StackError, do, look
-from stack.service import Endpoint, Service
+from stack.service import Command, Endpoint, Service
 from stack.settings import ROOT, Settings
 
 POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
@@ -52,13 +52,14 @@ class Docker:
         command += ["--env-file", str(self.settings.env_file)]
         return [*command, *(word for file in files for word in ("-f", str(file))), *args]
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> list[str]:
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> Command:
         """Return the command line that runs a PostgreSQL client program beside the server.
 
         Raises StackError when the server's container is not running.
         """
         flags = ["-it"] if terminal else ["-i"] if stdin else []
-        return ["docker", "exec", *flags, self.container(POSTGRES), "sh", "-c", _AS_CONFIGURED, "sh", *argv]
+        server = self.running(POSTGRES)
+        return Command(["docker", "exec", *flags, server, "sh", "-c", _AS_CONFIGURED, "sh", *argv], {})
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""
@@ -101,7 +102,7 @@ class Docker:
         seen = {each["Config"]["Labels"][f"{_LABEL}.service"]: each for each in self._inspect()}
         return [self._service(name, seen.get(name)) for name in self.config["services"]]
 
-    def container(self, service: str) -> str:
+    def running(self, service: str) -> str:
         """Return the id of a service's running container; raises StackError when it is not running."""
         for row in self._containers():
             if row["service"] == service and row["state"] in ("running", "paused"):
@@ -137,6 +138,14 @@ class Docker:
             if service in running and self.directories().get(name) == path:
                 return _kilobytes(look(["docker", "exec", running[service], "du", "-sk", target]))
         return _kilobytes(self._in_throwaway(path, "du", "-sk", "/data", mode="ro"))
+
+    def why_not(self) -> str:
+        """Return why Docker cannot be used here; empty when it answers."""
+        try:
+            self._ask("version", "--format", "{{.Server.Version}}")
+        except StackError as error:
+            return str(error)
+        return ""
 
     # -- what changes something ---------------------------------------------------------------------------
 
@@ -187,7 +196,7 @@ class Docker:
 
     def admin_key(self) -> str:
         """Return a new admin key of the Convex backend."""
-        result = look(["docker", "exec", self.container(BACKEND), "./generate_admin_key.sh"])
+        result = look(["docker", "exec", self.running(BACKEND), "./generate_admin_key.sh"])
         if result.returncode:
             raise StackError(f"The Convex backend made no admin key: {result.stderr.strip()}")
         return result.stdout.strip()

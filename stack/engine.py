@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from stack import settings
 from stack.compose import Docker
+from stack.embedded import Embedded
+from stack.external import External
 from stack.process import StackError
-from stack.service import Endpoint, Service
+from stack.service import Command, Endpoint, Service
 from stack.talk import say
 
 
@@ -54,13 +56,13 @@ class Engine(Protocol):
     def endpoint(self) -> Endpoint | None:
         """Return the database's address; None when there is no database."""
 
-    def container(self, service: str) -> str:
+    def running(self, service: str) -> str:
         """Return the id under which a service runs; raise StackError when it does not."""
 
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches a service's port; empty when it does not."""
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> list[str]:
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> Command:
         """Return the command line of a PostgreSQL client program that is logged in to the database."""
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
@@ -86,8 +88,44 @@ class Engine(Protocol):
 
 
 def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
-    """Return the engine of the checkout at `root`. Raises Refused when a setting cannot be used."""
-    return Docker(settings.load(root, layers=layers), root)
+    """Return the engine of the checkout at `root`.
+
+    With STACK_ENGINE=auto that is the engine whose data is here; with the data of none or of both it is Docker if
+    that answers, else the embedded one. DATABASE_URL alone chooses nothing.
+    Raises Refused when a setting cannot be used, StackError when there is data of Docker's and Docker does not answer.
+    """
+    found = settings.load(root, layers=layers)
+    made: dict[str, Callable[[settings.Settings, Path], Engine]] = {
+        "docker": Docker, "embedded": Embedded, "external": External,
+    }  # fmt: skip
+    name = _automatic(root, found) if found.engine == "auto" else found.engine
+    return made[name](found, root)
+
+
+def _automatic(root: Path, found: settings.Settings) -> str:
+    containers = any(_has_data(root / "data" / name) for name in ("pg", "convex"))
+    embedded = _has_data(root / "data" / "embedded")
+    if embedded != containers:
+        return "embedded" if embedded else "docker"  # Docker says so itself when it does not answer
+    why_not = Docker(found, root).why_not()
+    if why_not and containers:
+        raise StackError(
+            f"{why_not}\nThis checkout has data of both engines, so the embedded one is not started in its place. Start"
+            " Docker, or set STACK_ENGINE=embedded."
+        )
+    if why_not:
+        say("Docker does not answer here: PostgreSQL 17 runs without it, and there is no Convex (embedded engine).")
+    return "embedded" if why_not else "docker"
+
+
+def _has_data(directory: Path) -> bool:
+    """Return whether a directory holds anything; one that may not be read belongs to a container's user, so it does."""
+    try:
+        return any(directory.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 @contextmanager

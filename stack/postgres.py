@@ -20,7 +20,7 @@ def psql(engine: Engine, command: list[str], file: str) -> NoReturn:
     argv = psql_argv(command, file, stop=not interactive)
     # A client that was given its commands must not swallow the stdin of the loop that it stands in.
     reads = bool(file) or not command
-    become(engine.client(*argv, stdin=reads, terminal=sys.stdin.isatty() and sys.stdout.isatty()))
+    become(*engine.client(*argv, stdin=reads, terminal=sys.stdin.isatty() and sys.stdout.isatty()))
 
 
 def psql_argv(command: list[str], file: str, *, stop: bool) -> list[str]:
@@ -39,9 +39,9 @@ def seed(engine: Engine) -> list[Path]:
     files = sorted((engine.root / "seed").glob("*.sql"))
     for file in files:
         say(f"seed/{file.name}")
-        argv = engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f", "-", stdin=True)
+        command = engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f", "-", stdin=True)
         with file.open("rb") as sql:
-            result = look(argv, stdin=sql, timeout=24 * 3600)
+            result = look(*command, stdin=sql, timeout=24 * 3600)
         if result.returncode:
             raise StackError(
                 f"seed/{file.name} failed, and nothing of it was kept; the files before it were applied."

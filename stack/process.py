@@ -30,7 +30,11 @@ class Refused(StackError):
 
 
 def look(
-    argv: Sequence[str], *, timeout: float = 60, stdin: IO[bytes] | int = subprocess.DEVNULL
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    timeout: float = 60,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program and capture what it says; its exit code is the caller's to judge.
 
@@ -38,7 +42,14 @@ def look(
     """
     try:
         return subprocess.run(
-            argv, check=False, stdin=stdin, capture_output=True, text=True, errors="replace", timeout=timeout
+            argv,
+            check=False,
+            env={**os.environ, **(env or {})},
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
         )
     except FileNotFoundError:
         raise StackError(not_installed(argv[0])) from None

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from stack.engine import Engine, Start
 from stack.process import StackError
-from stack.service import Endpoint, Service
+from stack.service import Endpoint, Service, conninfo
 from stack.talk import live
 
 PAUSE = 0.1
@@ -45,9 +45,8 @@ def login(endpoint: Endpoint) -> str:
 
     try:
         with psycopg.connect(
-            host=endpoint.host, port=endpoint.port, user=endpoint.user, password=endpoint.password,
-            dbname=endpoint.database, connect_timeout=3, autocommit=True,
-        ) as connection:  # fmt: skip
+            conninfo({"connect_timeout": "3", **endpoint.parameters()}), autocommit=True
+        ) as connection:
             connection.execute("SELECT 1")
             return connection.info.parameter_status("server_version") or "unknown"
     except psycopg.OperationalError as error:

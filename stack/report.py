@@ -62,7 +62,7 @@ def open_dashboard(engine: Engine) -> None:
     """Open the Convex dashboard in the browser, and print its address for those who have none here."""
     import webbrowser
 
-    engine.container("convex-dashboard")
+    engine.running("convex-dashboard")
     url = engine.url("convex-dashboard", 6791)
     print(url)
     if not webbrowser.open(url):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+from typing import NamedTuple
+from urllib.parse import quote, urlencode
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,38 @@ class Endpoint:
     """A database and how to log in to it from the host."""
 
     host: str
-    port: int
+    port: int | str
+    """Like the host, a list with commas where there are several."""
     user: str
     password: str
     database: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further libpq parameters, such as sslmode."""
 
     def url(self, *, masked: bool = True) -> str:
         """Return the libpq connection URI; the password is shown only when that is asked for."""
         user, password, database = (quote(part, safe="") for part in (self.user, self.password, self.database))
-        return f"postgresql://{user}:{'********' if masked else password}@{self.host}:{self.port}/{database}"
+        options = urlencode(self.options, quote_via=quote)
+        hosts = [f"[{host}]" if ":" in host else host for host in self.host.split(",")]
+        ports = str(self.port).split(",")
+        where = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports * len(hosts), strict=False))
+        login = f"{user}:{'********' if masked else password}" if password else user
+        return f"postgresql://{login}@{where}/{database}{'?' * bool(options)}{options}"
+
+    def parameters(self) -> dict[str, str]:
+        """Return libpq's connection parameters."""
+        basic = {"host": self.host, "port": str(self.port), "user": self.user, "password": self.password}
+        return {**basic, "dbname": self.database, **self.options}
+
+
+def conninfo(parameters: Mapping[str, str]) -> str:
+    """Return libpq's keyword/value connection string."""
+    quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in parameters.items() if value}
+    return " ".join(f"{name}='{value}'" for name, value in quoted.items())
+
+
+class Command(NamedTuple):
+    """A program to start, and what to add to its environment: passwords are never in `argv`."""
+
+    argv: list[str]
+    env: dict[str, str]

@@ -37,9 +37,12 @@ DEFAULTS: dict[str, str] = {
     "CONVEX_DASHBOARD_PORT": "6791",
     "CONVEX_INSTANCE_NAME": "convex-self-hosted",
     "CONVEX_INSTANCE_SECRET": "",
+    "POSTGRES_BIN_DIR": "",
+    "DATABASE_URL": "",
 }
+SECRETS = ("POSTGRES_PASSWORD", "CONVEX_INSTANCE_SECRET", "DATABASE_URL")
 PORTS = ("POSTGRES_PORT", "CONVEX_PORT", "CONVEX_SITE_PORT", "CONVEX_DASHBOARD_PORT")
-ENGINES = ("auto", "docker")
+ENGINES = ("auto", "docker", "embedded", "external")
 
 # One assignment of the common dialect. Quoted values may span lines, as in both readers.
 _ASSIGNMENT = re.compile(
@@ -69,6 +72,10 @@ class Settings:
     user: str
     password: str
     database: str
+    bin_dir: str
+    """Where PostgreSQL's programs are; empty: wherever they are found."""
+    database_url: str
+    """The server of the external engine; nothing else reads it."""
     env_file: Path
     """`.env` where there is one, else the null device: what Compose is told to read."""
 
@@ -85,7 +92,7 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
               for name, default in DEFAULTS.items()}  # fmt: skip
     for name, (fits, wanted) in _RULES.items():
         if not fits(values[name]):
-            shown = "" if name in ("POSTGRES_PASSWORD", "CONVEX_INSTANCE_SECRET") else f" {values[name]!r}"
+            shown = "" if name in SECRETS else f" {values[name]!r}"
             where = "the environment" if name in environ else str(path)
             raise Refused(f"{name}{shown} cannot be used: it must be {wanted}. Change it in {where}.")
     ports = {name: int(values[name]) for name in PORTS}
@@ -101,6 +108,8 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
         user=values["POSTGRES_USER"],
         password=values["POSTGRES_PASSWORD"],
         database=values["POSTGRES_DB"],
+        bin_dir=values["POSTGRES_BIN_DIR"],
+        database_url=values["DATABASE_URL"],
         env_file=path if path.exists() else Path(os.devnull),
     )
 

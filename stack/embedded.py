@@ -193,6 +193,8 @@ class Embedded:
                     " `invoke logs`, then type `invoke down` again."
                 )
             time.sleep(0.02)
+        if self.socket_directory != self.directory:
+            self.socket_directory.rmdir()
         say("PostgreSQL has stopped.")
 
     def restart(self, service: str = "") -> None:

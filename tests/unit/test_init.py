@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import init, settings
+from stack import init, ports, settings
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_name_that_another_checkout_uses_is_not_taken(root: Path, monkeypatch:
 def test_a_port_that_is_listened_on_is_passed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        assert not init.is_free("127.0.0.1", taken)
+        assert not ports.is_free("127.0.0.1", taken)
     first = init.free_ports(0, lambda port: port != 5443)
     assert first["POSTGRES_PORT"] == "5453"
     assert first["CONVEX_PORT"] == "3230"

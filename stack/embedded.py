@@ -37,8 +37,7 @@ class Embedded:
         self.root = root
         self.directory = root / "data" / "embedded"
         self.log = self.directory / "server.log"
-        self.child: subprocess.Popen[bytes] | None = None
-        """The server, when this very process has started it."""
+        self._child: subprocess.Popen[bytes] | None = None
 
     @cached_property
     def programs(self) -> Path:
@@ -179,7 +178,6 @@ class Embedded:
                 f"{self.directory} was made by PostgreSQL {made_by}, and the stack runs {MAJOR}. Dump it with the"
                 f" programs of {made_by}, then `invoke reset-data`, `invoke up`, and load it. Nothing was changed."
             )
-        self.spawn()
         return Server(self)
 
     def stop(self) -> None:
@@ -196,8 +194,8 @@ class Embedded:
                     " `invoke logs`, then type `invoke down` again."
                 )
             time.sleep(0.02)
-        if self.child:
-            self.child.wait()
+        if self._child:
+            self._child.wait()
         if self.socket_directory != self.directory:
             self.socket_directory.rmdir()
         say("PostgreSQL has stopped.")
@@ -206,7 +204,7 @@ class Embedded:
         """Stop the server and start it again."""
         self.running(service or POSTGRES)
         self.stop()
-        self.start()
+        self.start().done()
 
     def admin_key(self) -> str:
         """Refuse: there is no Convex."""
@@ -255,8 +253,10 @@ class Embedded:
             self.directory.rmdir()
         fresh.rename(self.directory)
 
-    def spawn(self) -> None:
+    def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""
+        if self._child:
+            self._child.poll()  # one that was killed is buried
         if self.socket_directory != self.directory:
             self.socket_directory.mkdir(mode=0o700, exist_ok=True)
             facts = self.socket_directory.lstat()
@@ -267,9 +267,10 @@ class Embedded:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
             # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
-            self.child = subprocess.Popen(
+            self._child = subprocess.Popen(
                 self.server(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
             )
+        return self._child
 
     def _clear_stale_lock(self) -> None:
         """Put aside a lock file whose process id belongs to another program, as happens after a reboot.
@@ -313,24 +314,30 @@ class Server:
 
     def __init__(self, engine: Embedded) -> None:
         self._engine = engine
+        self._child: subprocess.Popen[bytes] | None = None
 
     def done(self) -> bool:
         """Return True once it runs. Raises StackError with its last words when it has ended."""
-        child = self._engine.child
-        if not child or child.poll() is None:
-            return self._engine.services()[0].state == "running"
+        if self._engine.services()[0].state == "running":
+            return True
+        if not self._child:
+            self._child = self._engine.spawn()
+        if self._child.poll() is None:
+            return False
         said = self._engine.last_words(POSTGRES)
         if "pre-existing shared memory block" in said.rpartition("FATAL")[2]:
             # Sessions of a killed server that have not noticed yet; they do, within seconds.
-            self._engine.spawn()
+            self._child = None
             return False
         raise StackError(
-            f"The server ended with exit code {child.returncode}. {_root_hint(said)}Its last log lines:\n{said}\n"
+            f"The server ended with exit code {self._child.returncode}. {_root_hint(said)}Its last log lines:\n{said}\n"
             "Mend that, then type `invoke up`."
         )
 
     def finish(self) -> None:
-        """Return at once: the server starts by itself."""
+        """Wait until the process is there; it goes on by itself."""
+        while not self.done():
+            time.sleep(0.02)
 
     def abandon(self) -> None:
         """Leave it alone: it keeps starting, or running."""

@@ -114,6 +114,25 @@ def seed(c: Context) -> None:
         postgres.seed(engine.choose(ROOT))
 
 
+@task(help={"file": "Where to; - is stdout (default: a dated file in backups/)."})
+def dump(c: Context, file: str = "") -> None:
+    """Write the whole database to a file that any engine can load."""
+    from stack import engine, postgres
+
+    postgres.dump(engine.choose(ROOT), file)
+
+
+@task(
+    help={"file": "A dump or SQL, gzipped or not; - is stdin.", "clean": "Delete what is in the database first.", **YES}
+)
+def load(c: Context, file: str = "", clean: bool = False, yes: bool = False) -> None:
+    """Bring a dump or a file of SQL into the database, all or nothing."""
+    from stack import engine, postgres
+
+    with engine.exclusive(ROOT):
+        postgres.load(engine.choose(ROOT), file, clean=clean, yes=yes)
+
+
 @task(help=YES)
 def reset(c: Context, yes: bool = False) -> None:
     """Start over: stop everything, DELETE ALL DATA, start, seed."""

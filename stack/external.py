@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from stack.process import Refused, StackError
 from stack.programs import client_program
-from stack.service import Command, Endpoint, Service, conninfo
+from stack.service import Command, Endpoint, Service, conninfo, log_in
 from stack.settings import ROOT, Settings
 
 
@@ -61,7 +61,8 @@ class External:
         parameters = self._endpoint.parameters()
         password = parameters.pop("password")
         environment = {"PGPASSWORD": password} if password else {}
-        return Command([str(program), "-d", conninfo(parameters), *argv[1:]], environment)
+        connection = log_in(argv[0], parameters)
+        return Command([str(program), *connection, *argv[1:]], environment)
 
     def services(self) -> list[Service]:
         """Return the server; whether it lets us in is for the login to find out."""

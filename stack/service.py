@@ -80,6 +80,15 @@ def conninfo(parameters: Mapping[str, str]) -> str:
     return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
+def log_in(program: str, parameters: Mapping[str, str]) -> list[str]:
+    """Return a client program's options that say where the database is.
+
+    An explicit connection string wins over whatever PGHOST or PGSERVICE the user's shell has. pg_restore gets none:
+    it only turns a dump into SQL here.
+    """
+    return [] if program == "pg_restore" else ["-d", conninfo(parameters)]
+
+
 class Command(NamedTuple):
     """A program to start, and what to add to its environment: passwords are never in `argv`."""
 

@@ -56,7 +56,7 @@ def test_a_word_that_is_a_task_begins_that_task() -> None:
 def test_every_command_of_the_house_is_there() -> None:
     names = {
         "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
-        "init", "admin-key", "dashboard",
+        "init", "admin-key", "dashboard", "dump", "load",
     }  # fmt: skip
     assert set(COLLECTION.task_names) == names
 

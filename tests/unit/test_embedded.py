@@ -292,6 +292,7 @@ def test_its_tls_parameters_are_honoured(external: External) -> None:
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart", "pull", "logs", "directories", "admin_key"])
-def test_what_touches_its_life_is_refused(external: External, verb: str) -> None:
+def test_what_touches_its_life_is_refused(tmp_path: Path, verb: str) -> None:
+    external = External(settings.load(tmp_path, {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:9/d"}), tmp_path)
     with pytest.raises(Refused, match="run elsewhere"):
         getattr(external, verb)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from invoke.context import Context
@@ -75,7 +76,10 @@ def logs(c: Context, service: str = "", follow: bool = False, tail: str = "all")
     """Show the logs."""
     from stack import engine, process
 
-    process.become(engine.choose(ROOT).logs(service, follow=follow, tail=tail))
+    argv = engine.choose(ROOT).logs(service, follow=follow, tail=tail)
+    if sys.stdout.isatty():
+        process.become(argv)
+    raise Exit(code=process.relay(argv))
 
 
 @task(help={"timeout": "Seconds to wait (default: 60)."})
@@ -101,8 +105,9 @@ def psql(c: Context, command: list[str], file: str = "") -> None:
 def env(c: Context, format: str = "dotenv") -> None:
     """Print connection settings for other programs, password included."""
     from stack import engine, report
+    from stack.talk import give
 
-    print(report.env(engine.choose(ROOT), format))
+    give(report.env(engine.choose(ROOT), format))
 
 
 @task
@@ -173,8 +178,9 @@ def init(c: Context, isolated: bool = False) -> None:
 def admin_key(c: Context) -> None:
     """Print a new admin key of the Convex backend."""
     from stack import engine
+    from stack.talk import give
 
-    print(engine.choose(ROOT).admin_key())
+    give(engine.choose(ROOT).admin_key())
 
 
 @task

@@ -16,7 +16,7 @@ from pathlib import Path
 from stack import ports
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR, server_programs
-from stack.service import Command, Endpoint, Service, log_in
+from stack.service import LIBPQ, Command, Endpoint, Service, log_in
 from stack.settings import ROOT, Settings
 from stack.talk import say
 
@@ -54,13 +54,15 @@ class Embedded:
 
     # -- command lines ------------------------------------------------------------------------------------
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> Command:
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
         """Return the command line of a client program; it logs in through the private socket."""
         del stdin, terminal  # a program on this machine has the user's own
         self.running(POSTGRES)
         local = Endpoint(str(self.socket_directory), self._port, self.settings.user, "", self.settings.database)
         connection = log_in(argv[0], local.parameters())
-        return Command([str(self.programs / argv[0]), *connection, *argv[1:]], {})
+        return Command(
+            [str(self.programs / argv[0]), *connection, *argv[1:]], {**dict.fromkeys(LIBPQ, ""), "PGAPPNAME": name}
+        )
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the server's log."""

@@ -62,8 +62,8 @@ class Engine(Protocol):
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches a service's port; empty when it does not."""
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> Command:
-        """Return the command line of a PostgreSQL client program that is logged in to the database."""
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
+        """Return the command line of a PostgreSQL client program that logs in to the database, under a name."""
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""

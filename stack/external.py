@@ -48,19 +48,20 @@ class External:
             password=parts.pop("password", ""),
             database=parts.pop("dbname", user),
             options=parts,
+            ours=False,
         )
 
     def endpoint(self) -> Endpoint:
         """Return the database's address, with its TLS parameters."""
         return self._endpoint
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False) -> Command:
+    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
         """Return the command line of a client program that is at least as new as the server."""
         del stdin, terminal  # a program on this machine has the user's own
         program = client_program(self.root, argv[0], self._server_major(), self.settings.bin_dir)
         parameters = self._endpoint.parameters()
         password = parameters.pop("password")
-        environment = {"PGPASSWORD": password} if password else {}
+        environment = {"PGAPPNAME": name, **({"PGPASSWORD": password} if password else {})}
         connection = log_in(argv[0], parameters)
         return Command([str(program), *connection, *argv[1:]], environment)
 

@@ -16,8 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
+from invoke.exceptions import Exit
+
 from stack.engine import Engine
-from stack.process import Refused, StackError, become, look
+from stack.process import Refused, StackError, become, environment, look
 from stack.service import Command
 from stack.talk import confirm, human, say
 
@@ -30,7 +32,27 @@ def psql(engine: Engine, command: list[str], file: str) -> NoReturn:
     argv = psql_argv(command, file, stop=not interactive)
     # A client that was given its commands must not swallow the stdin of the loop that it stands in.
     reads = bool(file) or not command
-    become(*engine.client(*argv, stdin=reads, terminal=sys.stdin.isatty() and sys.stdout.isatty()))
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        become(*engine.client(*argv, stdin=reads, terminal=True))
+    with interruptible(engine) as name:
+        argv, env = engine.client(*argv, stdin=reads, name=name)
+        child = subprocess.Popen(argv, env=environment(env), stdin=None if reads else subprocess.DEVNULL)
+        raise Exit(code=child.wait())
+
+
+@contextmanager
+def interruptible(engine: Engine) -> Iterator[str]:
+    """Give a name for a session, and end that session in the server when this process is interrupted.
+
+    `docker exec` passes no signals on: without this, Ctrl-C would leave the query running.
+    """
+    name = f"invoke-{os.getpid()}"
+    try:
+        yield name
+    except StackError:
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+        look(*engine.client("psql", "-XAtqc", f"{end}'{name}'"))
+        raise
 
 
 def psql_argv(command: list[str], file: str, *, stop: bool) -> list[str]:
@@ -49,14 +71,13 @@ def seed(engine: Engine) -> list[Path]:
     files = sorted((engine.root / "seed").glob("*.sql"))
     for file in files:
         say(f"seed/{file.name}")
-        command = engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-f", "-", stdin=True)
-        with file.open("rb") as sql:
-            result = look(*command, stdin=sql, timeout=24 * 3600)
-        if result.returncode:
+        with _open(str(file)) as source:
+            why = _apply(engine, _BEGIN, source)
+        if why:
             raise StackError(
                 f"seed/{file.name} failed, and nothing of it was kept; the files before it were applied."
-                f" psql said:\n{result.stderr.strip()}\nMend the file, then type `invoke seed`"
-                " (or `invoke reset` to begin with an empty database)."
+                f" psql said:\n{why}\nMend the file, then type `invoke seed` (or `invoke reset` to begin with an empty"
+                " database)."
             )
     return files
 
@@ -81,7 +102,7 @@ def dump(engine: Engine, file: str) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dump-") as folder:
             with Path(folder, target.name).open("wb") as beside:
                 child = subprocess.run(
-                    command.argv, env={**os.environ, **command.env}, stdin=subprocess.DEVNULL, stdout=beside,
+                    command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=beside,
                     stderr=subprocess.PIPE, check=False,
                 )  # fmt: skip
                 os.fsync(beside.fileno())
@@ -103,7 +124,7 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
     """
     if not file:
         raise Refused("Which file? Type `invoke load FILE`, with a dump or a file of SQL, or - for stdin.")
-    before = b"BEGIN;\nSET LOCAL client_min_messages = warning;\n"
+    before = _BEGIN
     if found := _relations(engine):
         if not clean:
             raise Refused(
@@ -124,9 +145,18 @@ def _apply(engine: Engine, before: bytes, source: IO[bytes]) -> str:
 
     Only the COMMIT that comes after the last byte makes it true: whatever breaks earlier changes nothing.
     """
+    with interruptible(engine) as name:
+        return _send(engine, before, source, name)
+
+
+def _send(engine: Engine, before: bytes, source: IO[bytes], name: str) -> str:
     head = _head(source)
-    restore = _Piped(engine.client("pg_restore", "-f", "-", "--no-owner", stdin=True)) if head[:5] == b"PGDMP" else None
-    psql = _Piped(engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=True))
+    restore = (
+        _Piped(engine.client("pg_restore", "-f", "-", "--no-owner", stdin=True), subprocess.PIPE)
+        if head[:5] == b"PGDMP"
+        else None
+    )
+    psql = _Piped(engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=True, name=name))
     psql.feed(io.BytesIO(before))
     if restore:
         with restore.fed(source):
@@ -145,12 +175,15 @@ def _apply(engine: Engine, before: bytes, source: IO[bytes]) -> str:
 class _Piped:
     """A client program between two pipes; what it says on stderr is kept."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, output: int = subprocess.DEVNULL) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the program
         self._child = subprocess.Popen(
-            command.argv, env={**os.environ, **command.env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            command.argv,
+            env=environment(command.env),
+            stdin=subprocess.PIPE,
+            stdout=output,
             stderr=self._said,
-        )  # fmt: skip
+        )
         self._input: IO[bytes] = self._child.stdin  # type: ignore[assignment]
         self.output: IO[bytes] = self._child.stdout  # type: ignore[assignment]
 
@@ -183,8 +216,9 @@ class _Piped:
         """Close its input, wait for it, and return what it said if it failed."""
         with suppress(BrokenPipeError):
             self._input.close()
-        self.output.read()
-        self.output.close()
+        if self.output:
+            self.output.read()
+            self.output.close()
         code = self._child.wait()
         self._said.seek(0)
         said = self._said.read().decode(errors="replace").strip()
@@ -192,10 +226,11 @@ class _Piped:
         return (said or f"exit code {code}") if code else ""
 
 
+# On the first line of the file, so that psql counts the lines as the user does.
+_BEGIN = b"BEGIN; SET LOCAL client_min_messages = warning; "
 _HEAD = 256
 """Bytes at either end of a file that tell what it is, and whether it is whole."""
-_EMPTY = rb"""
-DO $$ DECLARE name text; BEGIN
+_EMPTY = rb"""DO $$ DECLARE name text; BEGIN
   FOR name IN SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' LOOP
     EXECUTE format('DROP EXTENSION %I CASCADE', name);
   END LOOP;
@@ -246,6 +281,7 @@ def _head(source: IO[bytes]) -> bytes:
 
 def _read_from(file: Path) -> None:
     try:
-        os.dup2(os.open(file, os.O_RDONLY), 0)
+        with file.open("rb") as source:  # says no to a directory, unlike os.open
+            os.dup2(source.fileno(), 0)
     except OSError as error:
         raise Refused(f"{file} cannot be read: {error.strerror}. Name a file of SQL after -f.") from None

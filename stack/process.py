@@ -44,7 +44,7 @@ def look(
         return subprocess.run(
             argv,
             check=False,
-            env={**os.environ, **(env or {})},
+            env=environment(env),
             stdin=stdin,
             capture_output=True,
             text=True,
@@ -81,9 +81,38 @@ def become(argv: Sequence[str], env: Mapping[str, str] | None = None) -> NoRetur
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execvpe(argv[0], list(argv), {**os.environ, **(env or {})})
+        os.execvpe(argv[0], list(argv), environment(env))
     except FileNotFoundError:
         raise StackError(not_installed(argv[0])) from None
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment with changes; an empty value takes a variable out."""
+    changes = changes or {}
+    kept = {name: value for name, value in os.environ.items() if name not in changes}
+    return {**kept, **{name: value for name, value in changes.items() if value}}
+
+
+def relay(argv: Sequence[str]) -> int:
+    """Run a program whose output goes to a file or a pipe, and return its exit code.
+
+    What only a terminal understands is left out: Compose 2.26 begins each line of a log by erasing the line.
+    """
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        for line in child.stdout:
+            try:
+                sys.stdout.buffer.write(line.replace(b"\x1b[2K", b""))
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:
+                child.terminate()
+                forget_stdout()
+    return child.returncode
+
+
+def forget_stdout() -> None:
+    """Go on without a reader: `invoke status | head -1` is no failure."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def not_installed(program: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import NoReturn
 
 from stack.engine import Engine, Start
 from stack.process import StackError
-from stack.service import Endpoint, Service, conninfo
+from stack.service import LIBPQ, Endpoint, Service, conninfo
 from stack.talk import live
 
 PAUSE = 0.05
@@ -43,6 +44,7 @@ def login(endpoint: Endpoint) -> str:
     """Log in as the user would, and return the server's version. Raises LoginFailed."""
     import psycopg  # 70 ms, spent while containers start
 
+    hidden = {name: os.environ.pop(name) for name in LIBPQ if endpoint.ours and name in os.environ}
     try:
         with psycopg.connect(
             conninfo({"connect_timeout": "3", **endpoint.parameters()}), autocommit=True
@@ -51,6 +53,8 @@ def login(endpoint: Endpoint) -> str:
             return connection.info.parameter_status("server_version") or "unknown"
     except psycopg.OperationalError as error:
         raise LoginFailed(str(error).strip()) from None
+    finally:
+        os.environ.update(hidden)
 
 
 def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
@@ -118,11 +122,15 @@ def wait_usable(
 
 
 def _check(engine: Engine, service: Service, started: bool, restarts: int) -> None:
-    if started and service.state == "not started":
+    if service.restarts >= restarts + 2:
+        _give_up(engine, service, f"keeps ending, with exit code {service.exit_code}")
+    if not started:
+        return  # what is seen may be a container of yesterday that is about to be replaced
+    if service.state == "not started":
         _give_up(engine, service, "is not running")
-    if started and service.ended:
+    if service.ended:
         _give_up(engine, service, f"has ended with exit code {service.exit_code}")
-    if service.restarts >= restarts + 2 or (service.state == "restarting" and service.restarts > 2):
+    if service.state == "restarting" and service.restarts > 2:
         _give_up(engine, service, f"keeps ending, with exit code {service.exit_code}")
     if service.health != "healthy" and _hopeless(service.output):
         _give_up(engine, service, "does not let us in")

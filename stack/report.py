@@ -13,7 +13,7 @@ from stack.process import Refused
 from stack.ready import LoginFailed, login
 from stack.service import Endpoint, Service
 from stack.settings import refusals
-from stack.talk import human, say
+from stack.talk import give, human, say
 from stack.wipe import size
 
 HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
@@ -25,9 +25,10 @@ def status(engine: Engine, *, as_json: bool) -> int:
     services = engine.services()
     rows = [_row(engine, service) for service in services]
     if as_json:
-        print(json.dumps({"engine": engine.name, "services": rows}, indent=2))
+        give(json.dumps({"engine": engine.name, "services": rows}, indent=2))
     else:
         _print_table(rows)
+        say(f"Engine: {engine.name}.")
     if all(row["health"] in ("healthy", "") and service.ready for row, service in zip(rows, services, strict=True)):
         return HEALTHY
     return NOT_RUNNING if not any(service.state in ("running", "restarting") for service in services) else UNHEALTHY
@@ -64,7 +65,7 @@ def open_dashboard(engine: Engine) -> None:
 
     engine.running("convex-dashboard")
     url = engine.url("convex-dashboard", 6791)
-    print(url)
+    give(url)
     if not webbrowser.open(url):
         say("No browser could be opened here. Open that address yourself.")
 
@@ -127,4 +128,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         cells = (row["service"], row["state"], Text(row["health"], style=style), row["address"], row["version"], data)
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
     # Without a terminal nothing is folded: a row stays one line for grep.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 1000)
+    with console.capture() as printed:
+        console.print(table)
+    give(printed.get().rstrip("\n"))

@@ -57,6 +57,8 @@ class Endpoint:
     database: str
     options: Mapping[str, str] = field(default_factory=dict)
     """Further libpq parameters, such as sslmode."""
+    ours: bool = True
+    """False for a server that somebody else runs: there the user's own PGSSLROOTCERT and the like count."""
 
     def url(self, *, masked: bool = True) -> str:
         """Return the libpq connection URI; the password is shown only when that is asked for."""
@@ -72,6 +74,14 @@ class Endpoint:
         """Return libpq's connection parameters."""
         basic = {"host": self.host, "port": str(self.port), "user": self.user, "password": self.password}
         return {**basic, "dbname": self.database, **self.options}
+
+
+LIBPQ = (
+    "PGCHANNELBINDING", "PGDATABASE", "PGGSSENCMODE", "PGHOST", "PGHOSTADDR", "PGOPTIONS", "PGPASSFILE", "PGPASSWORD",
+    "PGPORT", "PGREQUIREAUTH", "PGREQUIRESSL", "PGSERVICE", "PGSERVICEFILE", "PGSSLCERT", "PGSSLKEY", "PGSSLMODE",
+    "PGSSLNEGOTIATION", "PGSSLROOTCERT", "PGTARGETSESSIONATTRS", "PGUSER",
+)  # fmt: skip
+"""Variables by which a user's shell could lead libpq to another server than this stack's."""
 
 
 def conninfo(parameters: Mapping[str, str]) -> str:
@@ -90,7 +100,10 @@ def log_in(program: str, parameters: Mapping[str, str]) -> list[str]:
 
 
 class Command(NamedTuple):
-    """A program to start, and what to add to its environment: passwords are never in `argv`."""
+    """A program to start, and what to change in its environment (an empty value: take it out).
+
+    Passwords are never in `argv`.
+    """
 
     argv: list[str]
     env: dict[str, str]

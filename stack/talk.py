@@ -6,12 +6,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from stack.process import Refused
+from stack.process import Refused, forget_stdout
 
 
 def say(message: str) -> None:
     """Print a line of words."""
     print(message, file=sys.stderr, flush=True)
+
+
+def give(data: str) -> None:
+    """Print data on stdout."""
+    try:
+        print(data, flush=True)
+    except BrokenPipeError:
+        forget_stdout()
 
 
 @contextmanager

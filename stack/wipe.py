@@ -42,6 +42,8 @@ def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool 
     lost = losses(engine, service)
     for loss in lost:
         say(str(loss))
+    if not dry_run:
+        sweep(engine)
     if dry_run or not lost:
         say("Nothing was deleted." if lost else "There is no data to delete.")
         return

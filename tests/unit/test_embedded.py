@@ -83,7 +83,7 @@ def test_psql_logs_in_without_a_password_in_its_arguments(engine: Embedded) -> N
     up(engine)
     command = engine.client("psql", "-XAtc", "SELECT current_user")
     assert look(*command).stdout == "postgres\n"
-    assert "PGPASSWORD" not in command.env
+    assert not command.env["PGPASSWORD"]
 
 
 def test_it_does_not_belong_to_the_process_that_started_it(engine: Embedded) -> None:

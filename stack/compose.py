@@ -179,8 +179,8 @@ class Docker:
             missing = ", ".join(self.missing_images()) or "some"
             raise StackError(
                 f"Images could not be pulled ({missing} missing); the reason stands above. Nothing was started. Mend"
-                " the network or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then type"
-                " `invoke up` again."
+                " the network or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then"
+                " type `invoke up` again."
             )
 
     def stop(self) -> None:

@@ -34,6 +34,7 @@ class Docker:
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         self.settings = settings
         self.root = root
+        self._ids: list[str] = []
 
     # -- command lines ------------------------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ class Docker:
 
     def holders(self, path: Path) -> list[str]:
         """Return the running containers that mount `path` or something in it, those of this stack left out."""
-        return [row["name"] for row in self._strangers(path)]
+        return [row["name"] for row in self._strangers(path, self._rows())]
 
     def disk_usage(self, path: Path) -> int | None:
         """Return the bytes below a directory that the user may not read; None when no image is here to ask."""
@@ -148,10 +149,11 @@ class Docker:
 
     def start(self) -> Starting:
         """Begin to start everything; returns at once. Nothing is pulled: see `pull`."""
-        self._containers()
+        rows = self._rows()
+        self._containers(rows)
         for name in _STATE:
             path = self.root / "data" / name
-            for row in self._strangers(path):
+            for row in self._strangers(path, rows):
                 cure = f"docker compose -p {row['project']} down" if row["project"] else f"docker stop {row['name']}"
                 raise Refused(
                     f"{path} is in use by the running container {row['name']}, and a second server on the same data"
@@ -164,7 +166,9 @@ class Docker:
                     f"The directory {path} cannot be made: {error.strerror}. Nothing was started. Look at it, then type"
                     " `invoke up` again."
                 ) from None
-        return Starting(self.compose("up", "--detach", "--pull", "never"))
+        starting = Starting(self.compose("up", "--detach", "--pull", "never"))
+        _ = self.config  # worked out beside it
+        return starting
 
     def missing_images(self) -> list[str]:
         """Return the images that this stack needs and this machine does not have."""
@@ -250,9 +254,9 @@ class Docker:
         listed = self._ask("ps", "--all", "--no-trunc", "--format", form)
         return [dict(zip(keys, line.split("\t"), strict=True)) for line in listed.splitlines()]
 
-    def _containers(self) -> list[dict[str, str]]:
+    def _containers(self, rows: list[dict[str, str]] | None = None) -> list[dict[str, str]]:
         """Return this project's containers. Raises Refused when they belong to another checkout."""
-        rows = [row for row in self._rows() if row["project"] == self.settings.project]
+        rows = [row for row in (self._rows() if rows is None else rows) if row["project"] == self.settings.project]
         for row in rows:
             # A directory that is gone is this checkout under its former name.
             other = Path(row["directory"])
@@ -264,11 +268,11 @@ class Docker:
                 )
         return [row for row in rows if row["oneoff"] != "True"]
 
-    def _strangers(self, path: Path) -> list[dict[str, str]]:
+    def _strangers(self, path: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
         """Return the running containers that mount `path` or something in it and are not this project's."""
         return [
             row
-            for row in self._rows()
+            for row in rows
             if row["project"] != self.settings.project and row["state"] in ("running", "paused", "restarting")
             if any(f",{path}{end}" in f",{row['mounts']}," for end in (",", "/"))
         ]
@@ -281,10 +285,14 @@ class Docker:
         )  # fmt: skip
 
     def _inspect(self) -> list[dict[str, Any]]:
-        ids = [row["id"] for row in self._containers()]
+        # Once there is a container for each service, one question is enough, until one of them is gone.
+        if len(self._ids) == len(self.config["services"]):
+            result = look(["docker", "inspect", *self._ids])
+            if not result.returncode:
+                return list(json.loads(result.stdout))
+        self._ids = [row["id"] for row in self._containers()]
         # One that is removed between the two calls makes `inspect` fail, yet it prints the others.
-        found: list[dict[str, Any]] = json.loads(look(["docker", "inspect", *ids]).stdout or "[]") if ids else []
-        return found
+        return list(json.loads(look(["docker", "inspect", *self._ids]).stdout or "[]")) if self._ids else []
 
     def _service(self, name: str, container: dict[str, Any] | None) -> Service:
         spec = self.config["services"][name]

@@ -276,12 +276,13 @@ class Embedded:
         return self._child
 
     def _clear_stale_lock(self) -> None:
-        """Put aside a lock file whose process id belongs to another program, as happens after a reboot.
+        """Put aside lock files whose process id belongs to another program, as happens after a reboot.
 
         PostgreSQL itself only asks whether any process has that id, and would refuse to start.
         """
-        lock = self.directory / "postmaster.pid"
-        if lock.exists() and not self._process():
+        if self._process():
+            return
+        for lock in (self.directory / "postmaster.pid", self.socket_directory / f".s.PGSQL.{self._port}.lock"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 os.kill(int(lock.read_text().splitlines()[0]), 0)
                 lock.replace(lock.with_suffix(".stale"))
@@ -328,8 +329,8 @@ class Server:
         if self._child.poll() is None:
             return False
         said = self._engine.last_words(POSTGRES)
-        if "pre-existing shared memory block" in said.rpartition("FATAL")[2]:
-            # Sessions of a killed server that have not noticed yet; they do, within seconds.
+        if re.search("pre-existing shared memory block|lock file .* already exists", said.rpartition("FATAL")[2]):
+            # A killed server that is not buried yet, or sessions of it that have not noticed; seconds, at most.
             self._child = None
             return False
         raise StackError(

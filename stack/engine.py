@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from stack import settings
 from stack.compose import Docker
-from stack.embedded import Embedded
-from stack.external import External
 from stack.process import StackError
 from stack.service import Command, Endpoint, Service
 from stack.talk import say
@@ -95,11 +93,16 @@ def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
     Raises Refused when a setting cannot be used, StackError when there is data of Docker's and Docker does not answer.
     """
     found = settings.load(root, layers=layers)
-    made: dict[str, Callable[[settings.Settings, Path], Engine]] = {
-        "docker": Docker, "embedded": Embedded, "external": External,
-    }  # fmt: skip
     name = _automatic(root, found) if found.engine == "auto" else found.engine
-    return made[name](found, root)
+    if name == "embedded":
+        from stack.embedded import Embedded
+
+        return Embedded(found, root)
+    if name == "external":
+        from stack.external import External
+
+        return External(found, root)
+    return Docker(found, root)
 
 
 def _automatic(root: Path, found: settings.Settings) -> str:

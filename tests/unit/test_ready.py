@@ -144,7 +144,7 @@ def test_a_start_is_watched_and_always_let_go() -> None:
             self.abandoned = True
 
     start = Start()
-    assert wait(Fake(Service("postgres", "not started"), UP), start=start) == pytest.approx(3 * ready.PAUSE)
+    assert wait(Fake(UP), start=start) == pytest.approx(3 * ready.PAUSE)
     assert start.abandoned
 
 

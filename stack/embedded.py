@@ -276,7 +276,7 @@ class Embedded:
         return self._child
 
     def _clear_stale_lock(self) -> None:
-        """Put aside lock files whose process id belongs to another program, as happens after a reboot.
+        """Remove lock files whose process id belongs to another program, as happens after a reboot.
 
         PostgreSQL itself only asks whether any process has that id, and would refuse to start.
         """
@@ -285,7 +285,7 @@ class Embedded:
         for lock in (self.directory / "postmaster.pid", self.socket_directory / f".s.PGSQL.{self._port}.lock"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 os.kill(int(lock.read_text().splitlines()[0]), 0)
-                lock.replace(lock.with_suffix(".stale"))
+                lock.unlink()
 
     def _process(self) -> Process | None:
         """Return the server of this directory, if it lives."""

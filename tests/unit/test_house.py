@@ -46,6 +46,9 @@ def test_only_one_room_spells_docker() -> None:
 
 
 def test_only_one_room_deletes() -> None:
-    words = ("rmtree", ".unlink(", "os.remove")  # rmdir takes empty directories only
+    words = ("rmtree", "os.remove", ".unlink(")  # rmdir takes empty directories only
     deleting = {file.stem for file in (ROOT / "stack").glob("*.py") if any(word in file.read_text() for word in words)}
-    assert deleting == {"wipe"}
+    assert deleting == {"wipe", "embedded"}
+    embedded = (ROOT / "stack" / "embedded.py").read_text()
+    assert [word for word in words if word in embedded] == [".unlink("]  # the lock file of a dead server
+    assert embedded.count(".unlink(") == 1

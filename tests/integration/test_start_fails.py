@@ -1,0 +1,68 @@
+"""What goes wrong while containers start: one paragraph with what, why and what to type, soon, and never success."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.integration.checkout import configure, fail, foreign, run, sql, succeed, tables, value
+
+
+def layer(copy: Path, service: str, **what: object) -> None:
+    """Choose a layer above dev that changes a service."""
+    (copy / "docker-compose.broken.yml").write_text(json.dumps({"services": {service: what}}))
+    configure(copy, STACK_LAYERS="dev,broken")
+
+
+def test_a_port_that_is_taken_is_named_with_its_holder(copy: Path) -> None:
+    database, backend = value(copy, "POSTGRES_PORT"), value(copy, "CONVEX_PORT")
+    with foreign("--publish", f"127.0.0.1:{database}:80") as name:
+        fail(copy, 1, "up", saying=(f"Port {database} is taken by the container {name}", "`invoke init --isolated`"))
+    for port in (database, backend):
+        succeed(copy, "down")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", int(port)))
+            taken.listen()
+            fail(copy, 1, "up", saying=(f"Port {port} is taken by another program", "`invoke init --isolated`"))
+    succeed(copy, "up")
+
+
+def test_a_container_that_keeps_ending_ends_the_wait_and_can_be_mended(started: Path) -> None:
+    sql(started, "CREATE TABLE kept ()")
+    layer(started, "postgres", command=["postgres", "-c", "no_such_setting=1"])
+    reason = 'unrecognized configuration parameter "no_such_setting"'
+    fail(started, 1, "up", "--timeout", "60", saying=("postgres", reason, "`invoke logs postgres`"), within=20)
+    configure(started, STACK_LAYERS="dev")
+    succeed(started, "up")
+    assert tables(started) == ["kept"]
+
+
+def test_a_container_that_ends_in_its_first_start_can_be_started_over(copy: Path) -> None:
+    layer(copy, "postgres", command=["postgres", "-c", "no_such_setting=1"])
+    fail(copy, 1, "up", saying=("postgres", "no_such_setting"), within=20)
+    configure(copy, STACK_LAYERS="dev")
+    fail(copy, 1, "up", saying=("postgres", "`invoke reset"), within=20)  # the image never finishes such data
+    succeed(copy, "reset", "--yes")
+
+
+def test_a_container_that_ends_and_stays_so_ends_the_wait(copy: Path) -> None:
+    layer(copy, "convex-dashboard", entrypoint=["sh", "-c", "echo these are my last words; exit 7"], restart="no")
+    fail(copy, 1, "up", saying=("convex-dashboard", "exit code 7", "these are my last words"), within=20)
+
+
+@pytest.mark.parametrize("service", ["postgres", "convex-backend"])
+def test_a_service_that_never_gets_healthy_ends_at_the_deadline(copy: Path, service: str) -> None:
+    layer(copy, service, healthcheck={"test": ["CMD-SHELL", "echo not yet, it says; exit 1"]})
+    for command, seconds in (("up", 5), ("wait-healthy", 2)):
+        saying = (service, f"{seconds} s", "not yet, it says", f"`invoke logs {service}`")
+        fail(copy, 1, command, "--timeout", str(seconds), saying=saying, within=seconds + 6)
+    assert run(copy, "status").returncode == 1
+
+
+def test_a_full_disk_is_told(copy: Path) -> None:
+    disk = 'type: tmpfs, target: /var/lib/postgresql/data, tmpfs: {size: "9000000"}'
+    (copy / "docker-compose.small.yml").write_text(f"services: {{postgres: {{volumes: !override [{{{disk}}}]}}}}")
+    fail(copy, 1, "up", "--layers", "dev,small", saying=("postgres", "No space left on device"), within=20)

@@ -44,12 +44,13 @@ SECRETS = ("POSTGRES_PASSWORD", "CONVEX_INSTANCE_SECRET", "DATABASE_URL")
 PORTS = ("POSTGRES_PORT", "CONVEX_PORT", "CONVEX_SITE_PORT", "CONVEX_DASHBOARD_PORT")
 ENGINES = ("auto", "docker", "embedded", "external")
 
-# One assignment of the common dialect. Quoted values may span lines, as in both readers.
+# One assignment of the common dialect. Quoted values may span lines, as in both readers; not in a file with
+# Windows line ends, which only one of them turns into plain ones.
 _ASSIGNMENT = re.compile(
     r"""
     [ \t]* (?:export[ \t]+)? [A-Za-z_][A-Za-z0-9_]* [ \t]*=
-    (?: [ \t]* '(?: [^'\\$] | \\(?![\\']) | \$(?!\{) )*' [ \t]* (?:\#[^\r\n]*)?
-      | [ \t]* "(?: [^"\\$] | \\[\\"n] )*" [ \t]* (?:\#[^\r\n]*)?
+    (?: [ \t]* '(?: [^'\\$\r] | \\(?![\\']) | \$(?!\{) )*' [ \t]* (?:\#[^\r\n]*)?
+      | [ \t]* "(?: [^"\\$\r] | \\[\\"n] )*" [ \t]* (?:\#[^\r\n]*)?
       | (?: [ \t]* (?!['"]) (?: (?<==) | (?!\#) ) [^\s$] (?: [^\s$] | [ \t](?!\#) )*? (?: [ ]+ \#[^\r\n]* )? )? [ \t]*
     )
     (?= \r?\n | \Z )

@@ -58,6 +58,7 @@ def test_a_line_that_both_readers_agree_on_is_accepted(tmp_path: Path, line: str
         "V='a\\\\b'",
         "V=a\rW=b",
         "V=a\x00b",
+        "V='two\r\nlines'",
     ],
 )
 def test_a_line_that_the_readers_disagree_on_is_refused_with_its_number(tmp_path: Path, line: str) -> None:

@@ -278,11 +278,12 @@ class Docker:
         ]
 
     def _first_start(self) -> bool:
+        """Return whether the image's entrypoint is still making the cluster, before the server takes its place."""
         return any(
-            row["service"] == POSTGRES and row["status"].endswith("(health: starting)")
-            and "entrypoint" in look(["docker", "top", row["id"]]).stdout
+            "/docker-entrypoint.sh" in look(["docker", "top", row["id"]]).stdout  # by its path: not init's argument
             for row in self._containers()
-        )  # fmt: skip
+            if row["service"] == POSTGRES and row["status"].endswith("(health: starting)")
+        )
 
     def _inspect(self) -> list[dict[str, Any]]:
         # Once there is a container for each service, one question is enough, until one of them is gone.

@@ -140,11 +140,11 @@ def remove(copy: Path) -> None:
 
 def _remove_containers(copy: Path) -> None:
     mine = f"{_LABEL}.working_dir={copy}"
-    listed = docker("ps", "-a", "--no-trunc", "--filter", mine, "--format", "{{.ID}}").split()
+    keys = '{{.ID}}\t{{.Label "com.docker.compose.project"}}'
+    listed = dict(line.split("\t") for line in docker("ps", "-a", "--filter", mine, "--format", keys).splitlines())
     if listed:
         docker("rm", "--force", "--volumes", *listed)
-    projects = {project(copy), copy.name}  # `init --isolated` names it after its folder
-    for name in projects:
+    for name in {project(copy), *listed.values()}:  # a test may have renamed it
         for network in docker("network", "ls", "-q", "--filter", f"{_LABEL}={name}").split():
             _ask("docker", "network", "rm", network)  # another copy of the same name may still be in it
 

@@ -177,9 +177,9 @@ class Docker:
             image for image in images if "No such image" in look(["docker", "image", "inspect", image]).stderr
         )
 
-    def pull(self) -> None:
-        """Fetch the images, with Compose's own progress. Raises StackError when that fails."""
-        if do(self.compose("pull")):
+    def pull(self, *, missing: bool = False) -> None:
+        """Fetch the images, or the missing ones, with Compose's own progress. Raises StackError when that fails."""
+        if do(self.compose("pull", *["--policy", "missing"] * missing)):
             missing = ", ".join(self.missing_images()) or "some"
             raise StackError(
                 f"Images could not be pulled ({missing} missing); the reason stands above. Nothing was started. Mend"

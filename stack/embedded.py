@@ -156,8 +156,9 @@ class Embedded:
         """Return nothing: the programs are installed when they are first needed."""
         return []
 
-    def pull(self) -> None:
+    def pull(self, *, missing: bool = False) -> None:
         """Install the programs, if they are not there."""
+        del missing
         say(f"PostgreSQL's programs are in {self.programs}.")
 
     def start(self) -> Server:

@@ -45,8 +45,8 @@ class Engine(Protocol):
     def missing_images(self) -> list[str]:
         """Return what must be pulled before `start` can succeed."""
 
-    def pull(self) -> None:
-        """Fetch the images."""
+    def pull(self, *, missing: bool = False) -> None:
+        """Fetch the images, or only the missing ones."""
 
     def services(self) -> list[Service]:
         """Return every service as it is now."""

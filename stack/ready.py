@@ -68,7 +68,7 @@ def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
     except StackError:
         if pull or not engine.missing_images():
             raise
-        engine.pull()
+        engine.pull(missing=True)
         _start(engine, timeout, wait)
 
 

@@ -165,7 +165,8 @@ def test_missing_images_are_pulled_and_the_start_tried_again() -> None:
         def missing_images(self) -> list[str]:
             return [] if self.pulled else ["postgres:17"]
 
-        def pull(self) -> None:
+        def pull(self, *, missing: bool) -> None:
+            assert missing
             self.pulled += 1
 
     engine = Engine(UP)

@@ -179,10 +179,13 @@ class Docker:
 
     def pull(self, *, missing: bool = False) -> None:
         """Fetch the images, or the missing ones, with Compose's own progress. Raises StackError when that fails."""
-        if do(self.compose("pull", *["--policy", "missing"] * missing)):
-            missing = ", ".join(self.missing_images()) or "some"
+        # By name: `--policy missing` would still ask a registry for whatever is tagged latest.
+        wanted = self.missing_images() if missing else []
+        names = [name for name, spec in self.config["services"].items() if spec.get("image") in wanted]
+        if do(self.compose("pull", *names)):
+            absent = ", ".join(self.missing_images()) or "some"
             raise StackError(
-                f"Images could not be pulled ({missing} missing); the reason stands above. Nothing was started. Mend"
+                f"Images could not be pulled ({absent} missing); the reason stands above. Nothing was started. Mend"
                 " the network or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then"
                 " type `invoke up` again."
             )

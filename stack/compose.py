@@ -186,8 +186,8 @@ class Docker:
             absent = ", ".join(self.missing_images()) or "some"
             raise StackError(
                 f"Images could not be pulled ({absent} missing); the reason stands above, so the stack is not"
-                " complete. Mend the network or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then"
-                " type `invoke up` again."
+                " complete. Mend the network or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE,"
+                " CONVEX_DASHBOARD_IMAGE), then type `invoke up` again."
             )
 
     def stop(self) -> None:

@@ -255,15 +255,19 @@ def _relations(engine: Engine) -> int:
     return int(result.stdout)
 
 
-def _open(file: str) -> IO[bytes]:
+@contextmanager
+def _open(file: str) -> Iterator[IO[bytes]]:
     try:
         # Stdin is read to its end first: what sends it may itself hold locks on this database.
-        source = _spooled(sys.stdin.buffer) if file == "-" else Path(file).open("rb")  # noqa: SIM115 - the caller closes it
+        source = _spooled(sys.stdin.buffer) if file == "-" else Path(file).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise Refused(f"{file} cannot be read: {error.strerror}. Name a dump or a file of SQL.") from None
-    if _head(source)[:2] == b"\x1f\x8b":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=source))
-    return source
+    with source:
+        if _head(source)[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=source) as unzipped:
+                yield cast("IO[bytes]", unzipped)
+        else:
+            yield source
 
 
 def _spooled(stream: IO[bytes]) -> IO[bytes]:

@@ -28,8 +28,8 @@ def test_a_file_is_told_by_its_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing.dump", "."])
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Refused, match="cannot be read"):
-        _open(str(tmp_path / name))
+    with pytest.raises(Refused, match="cannot be read"), _open(str(tmp_path / name)):
+        pass
 
 
 def test_an_empty_value_takes_a_variable_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ class Embedded:
             made = look(self.initdb(fresh, Path(password_file.name)), timeout=300)
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
-            raise StackError(f"The cluster was not made; nothing was changed. {_root_hint(said)}initdb said:\n{said}")
+            raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
             single = as_ordinary_user([str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"])
@@ -335,7 +335,7 @@ class Server:
             self._child = None
             return False
         raise StackError(
-            f"The server ended with exit code {self._child.returncode}. {_root_hint(said)}Its last log lines:\n{said}\n"
+            f"The server ended with exit code {self._child.returncode}. {_hint(said)}Its last log lines:\n{said}\n"
             "Mend that, then type `invoke up`."
         )
 
@@ -359,7 +359,9 @@ def as_ordinary_user(argv: list[str]) -> list[str]:
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
 
 
-def _root_hint(said: str) -> str:
+def _hint(said: str) -> str:
+    if "could not look up effective user ID" in said:
+        return "PostgreSQL does not run for a user id that has no account: no line in /etc/passwd. "
     if "unshare" not in said:
         return ""
     return (

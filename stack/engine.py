@@ -140,7 +140,12 @@ def exclusive(root: Path = settings.ROOT, timeout: float = 60) -> Iterator[None]
     """
     from filelock import FileLock, Timeout
 
-    (root / "data").mkdir(exist_ok=True)
+    try:
+        (root / "data").mkdir(exist_ok=True)
+    except OSError as error:
+        raise StackError(
+            f"The directory {root / 'data'} cannot be made: {error.strerror}. Nothing was done. Look at what is there."
+        ) from None
     lock = FileLock(root / "data" / ".lock", mode=0o666)
     try:
         try:

@@ -167,7 +167,7 @@ def _database(services: list[Service]) -> Service:
 
 
 def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoReturn:
-    said = said or service.output
+    said = said or (service.output if service.health != "healthy" else "")
     log = engine.last_words(service.name) if service.state != "not started" else ""
     why, cure = (
         _hopeless(said)

@@ -111,7 +111,7 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StackError(f"{path} cannot be moved aside: {error.strerror}. Nothing was deleted.") from None
+            raise StackError(f"{path} cannot be moved aside: {error.strerror}. It was not deleted.") from None
     sweep(engine)
 
 

@@ -115,6 +115,13 @@ def test_external_without_a_url_is_refused(root: Path, monkeypatch: pytest.Monke
         engine.choose(root)
 
 
+def test_a_data_directory_that_cannot_be_made_is_told(root: Path) -> None:
+    (root / "data").rmdir()
+    (root / "data").touch()
+    with pytest.raises(StackError, match="cannot be made"), engine.exclusive(root):
+        pass
+
+
 def test_one_at_a_time_and_a_dead_holder_holds_nothing(root: Path) -> None:
     program = """
 import sys, time

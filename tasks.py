@@ -76,7 +76,8 @@ def logs(c: Context, service: str = "", follow: bool = False, tail: str = "all")
     """Show the logs."""
     from stack import engine, process
 
-    argv = engine.choose(ROOT).logs(service, follow=follow, tail=tail)
+    number = cli.lines(tail)
+    argv = engine.choose(ROOT).logs(service, follow=follow, tail=number)
     if sys.stdout.isatty():
         process.become(argv)
     raise Exit(code=process.relay(argv))
@@ -113,18 +114,18 @@ def env(c: Context, format: str = "dotenv") -> None:
 @task
 def seed(c: Context) -> None:
     """Apply seed/*.sql in name order, each file in one transaction."""
-    from stack import engine, postgres
+    from stack import dumps, engine
 
     with engine.exclusive(ROOT):
-        postgres.seed(engine.choose(ROOT))
+        dumps.seed(engine.choose(ROOT))
 
 
 @task(help={"file": "Where to; - is stdout (default: a dated file in backups/)."})
 def dump(c: Context, file: str = "") -> None:
     """Write the whole database to a file that any engine can load."""
-    from stack import engine, postgres
+    from stack import dumps, engine
 
-    postgres.dump(engine.choose(ROOT), file)
+    dumps.dump(engine.choose(ROOT), file)
 
 
 @task(
@@ -132,22 +133,65 @@ def dump(c: Context, file: str = "") -> None:
 )
 def load(c: Context, file: str = "", clean: bool = False, yes: bool = False) -> None:
     """Bring a dump or a file of SQL into the database, all or nothing."""
-    from stack import engine, postgres
+    from stack import dumps, engine
 
     with engine.exclusive(ROOT):
-        postgres.load(engine.choose(ROOT), file, clean=clean, yes=yes)
+        dumps.load(engine.choose(ROOT), file, clean=clean, yes=yes)
+
+
+@task(
+    help={
+        "name": "What to call it (default: the date and time).",
+        "message": "What it is for; `invoke snapshots` shows it.",
+        "replace": "Take the place of a snapshot of that name.",
+    }
+)
+def snapshot(c: Context, name: str = "", message: str = "", replace: bool = False) -> None:
+    """Save the database as it is now, for `restore`."""
+    from stack import engine, snapshots
+
+    with engine.exclusive(ROOT):
+        snapshots.take(engine.choose(ROOT), name, message=message, overwrite=replace)
+
+
+@task(
+    help={"name": "Which snapshot (default: the newest).", "keep": "Keep what is replaced, as a snapshot of its own."}
+)
+def restore(c: Context, name: str = "", keep: bool = False) -> None:
+    """Put a snapshot in the place of the database; WHAT IS IN IT NOW IS LOST, unless --keep."""
+    from stack import engine, snapshots
+
+    with engine.exclusive(ROOT):
+        snapshots.restore(engine.choose(ROOT), name, keep=keep)
+
+
+@task(help={"json": "Print JSON."})
+def snapshots(c: Context, json: bool = False) -> None:
+    """List the snapshots, the newest first."""
+    from stack import engine, report
+
+    report.snapshots(engine.choose(ROOT), as_json=json)
+
+
+@task(help={"name": "Which snapshot.", **YES})
+def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
+    """DELETE A SNAPSHOT; the database is not touched."""
+    from stack import engine, snapshots
+
+    with engine.exclusive(ROOT):
+        snapshots.drop(engine.choose(ROOT), name, yes=yes)
 
 
 @task(help=YES)
 def reset(c: Context, yes: bool = False) -> None:
     """Start over: stop everything, DELETE ALL DATA, start, seed."""
-    from stack import engine, postgres, ready, wipe
+    from stack import dumps, engine, ready, wipe
 
     with engine.exclusive(ROOT):
         chosen = engine.choose(ROOT)
         wipe.ask_and_wipe(chosen, yes=yes)
         ready.bring_up(chosen, 60, pull=False, wait=True)
-        postgres.seed(chosen)
+        dumps.seed(chosen)
 
 
 @task(
@@ -163,6 +207,14 @@ def reset_data(c: Context, service: str = "", yes: bool = False, dry_run: bool =
 
     with engine.exclusive(ROOT):
         wipe.ask_and_wipe(engine.choose(ROOT), service, yes=yes, dry_run=dry_run)
+
+
+@task(help={"fix": "Mend what can be mended safely; never deletes data.", "json": "Print JSON."})
+def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
+    """Check everything that is known to go wrong, one line each with its cure; exit code 1 when anything failed."""
+    from stack import doctor
+
+    raise Exit(code=doctor.doctor(ROOT, fix=fix, as_json=json))
 
 
 @task(help={"isolated": "Pick a project name and free ports, so that this checkout can run beside another."})

@@ -28,7 +28,9 @@ def install() -> None:
         arguments = self.context.args if self.context else {}
         free = [arguments[name] for name in WORDS if name in arguments and arguments[name].raw_value is None]
         is_flag = len(token) > 1 and token.startswith("-")
-        if free and not is_flag and token not in self.contexts and not self.waiting_for_flag_value:
+        # `restore reset` means a snapshot of that name, not two tasks of which one deletes all data.
+        is_task = token in self.contexts and "name" not in arguments
+        if free and not is_flag and not is_task and not self.waiting_for_flag_value:
             free[0].value = token
             return
         try:
@@ -40,9 +42,27 @@ def install() -> None:
         except ValueError:
             raise Refused(f"{token!r} is not a number. Type `invoke --help {self.context.name}`.") from None
 
+    completed = ParseMachine.complete_flag
+
+    def complete_flag(self: ParseMachine) -> None:
+        """Refuse a flag without its value: invoke ends with 1, and lets one pass that may be given more than once."""
+        flag = self.flag if "--complete" not in sys.argv else None
+        got = flag and (self.flag_got_value if flag.kind is list else flag.raw_value is not None)
+        if flag and flag.takes_value and not flag.optional and not got:
+            raise Refused(f"--{flag.name} needs a value. Type `invoke --help {self.context.name or 'COMMAND'}`.")
+        completed(self)
+
     ParseMachine.handle = handle  # type: ignore[method-assign]
+    ParseMachine.complete_flag = complete_flag  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+
+
+def lines(tail: str) -> str:
+    """Return how many lines of a log are wanted: a number, or all. Raises Refused for anything else."""
+    if tail != "all" and not (tail.isascii() and tail.isdigit()):
+        raise Refused(f"--tail {tail!r} is not a number. Type how many lines, or all; `invoke --help logs`.")
+    return tail
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

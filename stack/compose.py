@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
+from stack import places, ports
 from stack.process import Refused, StackError, do, look
-from stack.service import Command, Endpoint, Service
+from stack.programs import MAJOR
+from stack.service import Command, Endpoint, Running, Service
 from stack.settings import ROOT, Settings
 
 POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
 # Each directory of data/: which service keeps its state there, and where it sees it.
 _STATE = {"convex": (BACKEND, "/convex/data"), "pg": (POSTGRES, "/var/lib/postgresql/data")}
+NEEDED = {"Engine": (25, 0), "Compose": (2, 24)}
+"""The oldest versions that serve: a health check's start_interval, and `!override` in a layer."""
+_VERSIONS = {"Engine": ("version", "--format", "{{.Server.Version}}"), "Compose": ("compose", "version", "--short")}
 FIRST_START = 20.0
 """Seconds that `down` gives a first start to end by itself; it takes two or three."""
 _LABEL = "com.docker.compose"
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
+# A listing, then name and text of each file that is there, all between zero bytes.
+_READ = r"""cd "$0" && ls -A && for f; do [ ! -f "$f" ] || { printf '\0%s\0' "$f"; tr -d '\0' <"$f"; }; done"""
 
 
 class Docker:
@@ -64,6 +74,8 @@ class Docker:
         flags = ["-it"] if terminal else ["-i"] if stdin else []
         flags += ["--env", f"PGAPPNAME={name}"] if name else []
         server = self.running(POSTGRES)
+        if argv[0] == "pg_restore" and "-f" not in argv:
+            argv = (argv[0], "--dbname=", *argv[1:])  # that of PGDATABASE, which it does not take by itself
         return Command(["docker", "exec", *flags, server, "sh", "-c", _AS_CONFIGURED, "sh", *argv], {})
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
@@ -71,6 +83,14 @@ class Docker:
         self._containers()
         self._known(service)
         return self.compose("logs", "--tail", tail, *["--follow"] * follow, *[service] * bool(service))
+
+    def trusted(self, user: str, database: str) -> Command:
+        """Return the command line of a psql that reads its SQL from stdin and needs no password, as any user.
+
+        Raises StackError when the server's container is not running.
+        """
+        psql = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", database, "-f", "-"]
+        return Command(["docker", "exec", "-i", self.running(POSTGRES), *psql], {})
 
     # -- what is there ------------------------------------------------------------------------------------
 
@@ -97,6 +117,25 @@ class Docker:
             )
         environment = service["environment"]
         return Endpoint(*port, *(environment[name] for name in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")))
+
+    def database(self) -> Running:
+        """Return how the running server is reached, by what its container was started with: 30 ms, not Compose's 170.
+
+        Raises StackError when it does not run.
+        """
+        form = "{{json .Config.Env}}\t{{json .Mounts}}\t{{json .NetworkSettings.Ports}}"
+        told = self._ask("inspect", "--format", form, self.running(POSTGRES)).split("\t")
+        variables, mounts, ports = map(json.loads, told)
+        environment = dict(variable.split("=", 1) for variable in variables)
+        bindings = [Path(each["Source"]) for each in mounts if each["Destination"] == _STATE["pg"][1]]
+        published = [{"host_ip": each["HostIp"], "published": each["HostPort"]} for each in ports.get("5432/tcp") or []]
+        if not published or not bindings:
+            raise StackError(
+                "postgres has just stopped, or it has no port on this machine, or no directory there. Type"
+                " `invoke status`, then `invoke up`."
+            )
+        login = (environment[name] for name in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"))
+        return Running(Endpoint(*_address(published[0]), *login), bindings[0])
 
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches port `target` of a service; empty when it is not published."""
@@ -131,11 +170,7 @@ class Docker:
 
     def disk_usage(self, path: Path) -> int | None:
         """Return the bytes below a directory that the user may not read; None when no image is here to ask."""
-        running = {row["service"]: row["id"] for row in self._containers() if row["state"] == "running"}
-        for name, (service, target) in _STATE.items():
-            if service in running and self.directories().get(name) == path:
-                return _kilobytes(look(["docker", "exec", running[service], "du", "-sk", target]))
-        return _kilobytes(self._in_throwaway(path, "du", "-sk", "/data", mode="ro"))
+        return _kilobytes(self._inside(path, "du", "-sk", "{}"))
 
     def why_not(self) -> str:
         """Return why Docker cannot be used here; empty when it answers."""
@@ -145,20 +180,95 @@ class Docker:
             return str(error)
         return ""
 
+    def platform(self) -> str:
+        """Return the versions of Engine and Compose; raises StackError when one does not answer or is too old."""
+        found = {name: self._ask(*asking).strip() for name, asking in _VERSIONS.items()}
+        if problem := _too_old(found):
+            raise problem
+        return "Docker " + ", ".join(f"{name} {version}" for name, version in found.items())
+
+    def elsewhere(self) -> str:
+        """Return the address of the machine that Docker runs on; empty when it is this one."""
+        address = self._ask("context", "inspect", "--format", "{{.Endpoints.docker.Host}}").strip()
+        parts = urlsplit(address)
+        local = parts.scheme not in ("tcp", "ssh", "http", "https") or parts.hostname in ("localhost", "127.0.0.1")
+        return "" if local else address
+
+    def unobtainable(self, image: str) -> str:
+        """Return why an image's registry does not give it; empty when it does, which takes seconds."""
+        exact = re.sub(r":[^:/@]+@", "@", image)  # the digest says it all
+        asked = look(["docker", "manifest", "inspect", exact], timeout=20)
+        return asked.stderr.strip() if asked.returncode else ""
+
+    def check_name(self) -> None:
+        """Raise Refused when the project's name belongs to another checkout."""
+        self._containers()
+
+    def check_ports(self, rows: list[dict[str, str]] | None = None) -> None:
+        """Raise StackError when a port is taken by anything but this stack, naming the holder."""
+        rows = self._rows() if rows is None else rows
+        found = []
+        for service in self.config["services"].values():
+            for port in service.get("ports", []):
+                if str(port.get("published", "")).isdigit() and port.get("protocol", "tcp") == "tcp":
+                    address, number = port.get("host_ip") or "0.0.0.0", int(port["published"])  # noqa: S104
+                    found.append(self._taken(address, number, rows))
+        if any(found):
+            raise _port_taken(" ".join(filter(None, found)))
+
+    def read(self, *names: str) -> dict[str, str]:
+        """Return files of the cluster as `places.read` does, with a container's eyes where the user may not look.
+
+        Raises StackError when nobody here may.
+        """
+        path = self.directories().get("pg", self.root / "data" / "pg")
+        try:
+            return places.read(path, *names)
+        except PermissionError:
+            result = self._inside(path, "sh", "-c", _READ, "{}", *names)
+        if not result or result.returncode:
+            raise StackError(f"Nobody here can look into {path}.", cure="Type `invoke up --pull` for an image to look.")
+        listing, *parts = result.stdout.split("\0")
+        return {"": listing, **dict(zip(parts[::2], parts[1::2], strict=True))} if listing else {}
+
+    def major(self) -> int:
+        """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""
+        image = self.config["services"].get(POSTGRES, {}).get("image", "")
+        variables = look(["docker", "image", "inspect", "--format", "{{json .Config.Env}}", image]).stdout
+        told = re.search(r'"PG_MAJOR=(\d+)', variables)
+        return int(told[1]) if told else 0
+
+    def other_major(self, made_by: str) -> tuple[str, str]:
+        """Return why the image does not run on data of another major version, and the way from old to new."""
+        return places.other_major(made_by, str(self.major()))
+
+    def shared_memory(self) -> int | None:
+        """Return the bytes that are free in the server's /dev/shm; when it does not run, what it will have."""
+        service = self.config["services"].get(POSTGRES)
+        if not service:
+            return None
+        for row in self._containers():
+            if row["service"] == POSTGRES and row["state"] == "running":
+                told = look(["docker", "exec", row["id"], "df", "-Pk", "/dev/shm"]).stdout.split()  # noqa: S108 - it
+                return int(told[-3]) * 1024 if told else None
+        return int(service.get("shm_size", 64 << 20))
+
     # -- what changes something ---------------------------------------------------------------------------
 
     def start(self) -> Starting:
         """Begin to start everything; returns at once. Nothing is pulled: see `pull`."""
         rows = self._rows()
         self._containers(rows)
-        for name in _STATE:
-            path = self.root / "data" / name
+        paths = [self.root / "data" / name for name in _STATE]
+        for path in paths:
             for row in self._strangers(path, rows):
                 cure = f"docker compose -p {row['project']} down" if row["project"] else f"docker stop {row['name']}"
                 raise Refused(
                     f"{path} is in use by the running container {row['name']}, and a second server on the same data"
                     f" would destroy it. Nothing was started. Type `{cure}`, then `invoke up`."
                 )
+        self._foresee(rows)
+        for path in paths:
             try:  # made here, it belongs to the user; made by Docker, to root
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -207,8 +317,8 @@ class Docker:
         if do(self.compose("restart", *[service] * bool(service))):
             raise StackError("Compose could not restart; the reason stands above. Type `invoke logs` to see more.")
 
-    def last_words(self, service: str, lines: int = 15) -> str:
-        """Return the last log lines of a service."""
+    def last_words(self, service: str, lines: int = 30) -> str:
+        """Return the last log lines of a service: as many as show why the last try failed when the next has begun."""
         for row in self._containers():
             if row["service"] == service:
                 result = look(["docker", "logs", "--tail", str(lines), row["id"]])
@@ -234,6 +344,33 @@ class Docker:
 
     # -- within -------------------------------------------------------------------------------------------
 
+    def _foresee(self, rows: list[dict[str, str]]) -> None:
+        """Raise StackError for what would fail the start and can be seen before it, in a millisecond.
+
+        What the settings say decides whether Compose is asked what its files come to, which takes 0.17 s.
+        """
+        data = self.root / "data" / "pg"
+        places.refuse_if_full(data)
+        if any(self._taken(self.settings.bind_address, port, rows) for port in self.settings.ports.values()):
+            self.check_ports(rows)
+        with contextlib.suppress(OSError):  # on Linux it is the container's user's; its log tells the same
+            made_by = (data / "PG_VERSION").read_text().strip()
+            if made_by and made_by != str(MAJOR) and (runs := self.major()) and made_by != str(runs):
+                why, cure = places.other_major(made_by, str(runs))
+                raise StackError(f"{data} cannot be used: {why}. Nothing was started.", cure=cure)
+
+    def _taken(self, address: str, port: int, rows: list[dict[str, str]]) -> str:
+        """Return who holds a port, unless it is this stack or nobody."""
+        holders = [row for row in rows if _publishes(row["ports"], address, port)]
+        if any(row["project"] == self.settings.project for row in holders):
+            return ""
+        if holders:
+            return f"Port {port} is taken by the container {holders[0]['name']}."
+        # One that keeps ending has its port one moment and not the next.
+        if any(row["project"] == self.settings.project and row["state"] == "restarting" for row in rows):
+            return ""
+        return ports.why_not_free(address, port)
+
     def _ask(self, *args: str) -> str:
         result = look(["docker", *args])
         if result.returncode:
@@ -248,6 +385,7 @@ class Docker:
             "state": ".State",
             "status": ".Status",
             "mounts": ".Mounts",
+            "ports": ".Ports",
             "project": f'.Label "{_LABEL}.project"',
             "service": f'.Label "{_LABEL}.service"',
             "directory": f'.Label "{_LABEL}.project.working_dir"',
@@ -266,8 +404,8 @@ class Docker:
             if other.is_dir() and not other.samefile(self.root):
                 raise Refused(
                     f"The project name {self.settings.project} is in use by another checkout, {other}. Starting or"
-                    " stopping here would take over its containers. Type `invoke init --isolated` to give this"
-                    " checkout a name and ports of its own."
+                    " stopping here would take over its containers.",
+                    cure="Type `invoke init --isolated` to give this checkout a name and ports of its own.",
                 )
         return [row for row in rows if row["oneoff"] != "True"]
 
@@ -334,6 +472,14 @@ class Docker:
         if service and service not in self.config["services"]:
             raise Refused(f"There is no service {service!r}. There are: {', '.join(self.config['services'])}.")
 
+    def _inside(self, path: Path, *argv: str) -> subprocess.CompletedProcess[str] | None:
+        """Look at a directory, {} in `argv`, from its running container or a throw-away one; None without an image."""
+        running = {row["service"]: row["id"] for row in self._containers() if row["state"] == "running"}
+        for name, (service, target) in _STATE.items():
+            if service in running and self.directories().get(name) == path:
+                return look(["docker", "exec", running[service], *(target if word == "{}" else word for word in argv)])
+        return self._in_throwaway(path, *("/data" if word == "{}" else word for word in argv), mode="ro")
+
     def _in_throwaway(self, path: Path, *argv: str, mode: str = "rw") -> subprocess.CompletedProcess[str] | None:
         for spec in self.config["services"].values():
             if look(["docker", "image", "inspect", spec.get("image", "")]).returncode == 0:
@@ -381,29 +527,61 @@ def explain(stderr: str) -> StackError:
     said = said or "Docker gave no reason"
     if "permission denied" in said and "sock" in said:
         return StackError(
-            "Docker is running, but you may not talk to it. Type `sudo usermod -aG docker $USER`, log in again,"
-            f" and repeat the command.\n{said}"
+            f"Docker is running, but you may not talk to it. It said:\n{said}\n",
+            cure="Type `sudo usermod -aG docker $USER`, log in again, and repeat the command.",
         )
     if re.search(r"Cannot connect to the Docker daemon|error during connect|docker daemon is not running", said):
         return StackError(
-            "Docker does not answer. Start it (Docker Desktop, or `sudo systemctl start docker`), then repeat the"
-            f" command.\n{said}"
+            f"Docker does not answer. It said:\n{said}\n",
+            cure="Start it (Docker Desktop, or `sudo systemctl start docker`), then repeat the command.",
         )
     if re.search(r"is not a docker command|unknown shorthand flag|unknown flag: --project-directory", said):
         return StackError(
-            "This Docker has no Compose plugin, and the stack needs Compose 2.24 or newer. Install it"
-            " (https://docs.docker.com/compose/install/), then repeat the command."
+            "This Docker has no Compose plugin, and the stack needs Compose 2.24 or newer.",
+            cure="Install it (https://docs.docker.com/compose/install/), then repeat the command.",
         )
-    if port := re.search(r"(?:Bind for|listen tcp4?) [\d.]+:(\d+)[^\n]*(?:already allocated|already in use)", said):
+    if port := _IN_USE.search(said):
         names = look(["docker", "ps", "--filter", f"publish={port[1]}", "--format", "{{.Names}}"]).stdout.split()
-        holder = f"the container {names[0]}" if names else "another program on this machine"
-        return StackError(
-            f"Port {port[1]} is taken by {holder}. Stop that, or type `invoke init --isolated` to give this checkout"
-            " free ports, then `invoke up`."
-        )
-    return StackError(
-        f"Docker refused:\n{said}\nMend that, then repeat the command; `docker compose version` must be 2.24 or newer."
+        holder = f"the container {names[0]}" if names else ports.holder(int(port[1]))
+        return _port_taken(f"Port {port[1]} is taken by {holder}.")
+    found = {}
+    with contextlib.suppress(StackError):
+        found = {name: look(["docker", *asking]).stdout.strip() for name, asking in _VERSIONS.items()}
+    return _too_old(found) or StackError(f"Docker refused:\n{said}\n", cure="Mend that, then repeat the command.")
+
+
+def _too_old(found: dict[str, str]) -> StackError | None:
+    for name, wanted in NEEDED.items():
+        if _version(found.get(name, "")) < wanted:
+            return StackError(
+                f"Docker {name} {found[name]} is too old: the stack needs {wanted[0]}.{wanted[1]} or newer.",
+                cure="Update it (https://docs.docker.com/engine/install/), then type the command again.",
+            )
+    return None
+
+
+# "Bind for A:P failed: port is already allocated" (a container has it), "listen tcp4 A:P: bind: address already in
+# use" (a process), and since Engine 28 "failed to bind host port A:P/tcp: address already in use".
+_IN_USE = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) [\d.]+:(\d+)[^\n]*already (?:allocated|in use)")
+
+
+def _port_taken(why: str) -> StackError:
+    cure = "Stop that, or type `invoke init --isolated` to give this checkout free ports, then `invoke up`."
+    return StackError(why, cure=cure)
+
+
+def _publishes(ports: str, address: str, number: int) -> bool:
+    """Return whether a container with these ports, as `docker ps` writes them, holds a port on an address."""
+    everywhere = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - compared, not bound
+    return any(
+        int(first) <= number <= int(last or first) and (host == address or {host, address} & set(everywhere))
+        for host, first, last in re.findall(r"(?:^|, )([^, ]*):(\d+)(?:-(\d+))?->[^,]*/tcp", ports)
     )
+
+
+def _version(told: str) -> tuple[int, ...]:
+    """Return major and minor as integers (`v2.26.1-4`, `5.0`); what cannot be read counts as new."""
+    return tuple(int(number) for number in re.findall(r"\d+", told)[:2]) or (sys.maxsize,)
 
 
 def _kilobytes(du: subprocess.CompletedProcess[str] | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -13,10 +14,10 @@ import zlib
 from functools import cached_property
 from pathlib import Path
 
-from stack import ports
+from stack import places, ports
 from stack.process import Refused, StackError, look
-from stack.programs import MAJOR, server_programs
-from stack.service import LIBPQ, Command, Endpoint, Service, log_in
+from stack.programs import MAJOR, installed, server_programs
+from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
 from stack.settings import ROOT, Settings
 from stack.talk import say
 
@@ -57,9 +58,7 @@ class Embedded:
     def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
         """Return the command line of a client program; it logs in through the private socket."""
         del stdin, terminal  # a program on this machine has the user's own
-        self.running(POSTGRES)
-        local = Endpoint(str(self.socket_directory), self._port, self.settings.user, "", self.settings.database)
-        connection = log_in(argv[0], local.parameters())
+        connection = log_in(argv, self.database().endpoint.parameters())
         return Command(
             [str(self.programs / argv[0]), *connection, *argv[1:]], {**dict.fromkeys(LIBPQ, ""), "PGAPPNAME": name}
         )
@@ -93,12 +92,87 @@ class Embedded:
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         return as_ordinary_user([str(self.programs / "postgres"), "-D", str(self.directory), *settings])
 
+    def trusted(self, user: str, database: str) -> Command:
+        """Return the command line of a psql that reads its SQL from stdin and needs no password, as any user."""
+        self.running(POSTGRES)
+        local = Endpoint(str(self.socket_directory), self._port, user, "", database)
+        options = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-"]
+        return Command(
+            [str(self.programs / "psql"), *log_in("psql", local.parameters()), *options], dict.fromkeys(LIBPQ, "")
+        )
+
     # -- what is there ------------------------------------------------------------------------------------
+
+    def platform(self) -> str:
+        """Return where the programs are; raises StackError when they cannot be run as this user."""
+        if look(as_ordinary_user(["true"])).returncode:
+            raise StackError(_hint("unshare").rstrip())
+        place = installed(self.root, self.settings.bin_dir)
+        return f"PostgreSQL {MAJOR} in {place}" if place else f"PostgreSQL {MAJOR}, to be fetched by `invoke up`"
+
+    def elsewhere(self) -> str:
+        """Return nothing: the server runs here."""
+        return ""
+
+    def unobtainable(self, image: str) -> str:
+        """Return nothing: there are no images."""
+        del image
+        return ""
+
+    def check_name(self) -> None:
+        """Do nothing: a process has no name that another checkout could take."""
+
+    def check_ports(self) -> None:
+        """Raise StackError when the port is taken by anything but this server, naming the holder."""
+        if self._process():
+            return
+        deadline = time.monotonic() + 2
+        # The last session of a server that was killed may hold its port a little longer.
+        while (why := ports.why_not_free(self.settings.bind_address, self._port)) and time.monotonic() < deadline:
+            if not (self.directory / "postmaster.pid").exists():
+                break
+            time.sleep(0.05)
+        if why:
+            raise StackError(
+                why,
+                cure="Stop that, or type `invoke init --isolated` to give this checkout free ports, then `invoke up`.",
+            )
+
+    def read(self, *names: str) -> dict[str, str]:
+        """Return files of the cluster as `places.read` does; raises PermissionError when it is another user's."""
+        return places.read(self.directory, *names)
+
+    def major(self) -> int:
+        """Return the major version of the programs."""
+        return MAJOR
+
+    def other_major(self, made_by: str) -> tuple[str, str]:
+        """Return why the programs do not run on data of another major version, and the way from old to new."""
+        old = shlex.join(["-D", str(self.directory)])
+        return (
+            f"the data was made by PostgreSQL {made_by}, and the stack runs {MAJOR}",
+            f"Nothing is lost. Dump with the old and load with the new: with the programs of {made_by}"
+            f" `pg_ctl {old} -o '-p 54321 -k /tmp' -w start`,"
+            f" `pg_dump -Fc -h /tmp -p 54321 -U {shlex.quote(self.settings.user)} -f old.dump"
+            f" {shlex.quote(self.settings.database)}`, `pg_ctl {old} stop`; then `invoke reset-data`, `invoke up`,"
+            " `invoke load old.dump`.",
+        )
+
+    def shared_memory(self) -> int | None:
+        """Return the bytes that are free in /dev/shm; None where there is none."""
+        shared = Path("/dev/shm")  # noqa: S108 - PostgreSQL's choice
+        return places.free(shared) if shared.is_dir() else None
 
     def endpoint(self) -> Endpoint:
         """Return the database's address."""
         host = "localhost" if self.settings.bind_address in ("127.0.0.1", "0.0.0.0") else self.settings.bind_address  # noqa: S104
         return Endpoint(host, self._port, self.settings.user, self.settings.password, self.settings.database)
+
+    def database(self) -> Running:
+        """Return the way through the private socket; raises StackError when the server does not run."""
+        self.running(POSTGRES)
+        socket = str(self.socket_directory)
+        return Running(Endpoint(socket, self._port, self.settings.user, "", self.settings.database), self.directory)
 
     def url(self, service: str, target: int) -> str:
         """Return nothing: there are no pages."""
@@ -169,19 +243,14 @@ class Embedded:
             self.stop()
         elif state:
             return Server(self)
-        if not ports.is_free(self.settings.bind_address, self._port):
-            raise StackError(
-                f"Port {self._port} is taken by {ports.holder(self._port)}. Stop that, or type `invoke init --isolated`"
-                " to give this checkout free ports, then `invoke up`."
-            )
+        self.check_ports()
+        places.refuse_if_full(self.directory)
         if not (self.directory / "PG_VERSION").exists():
             self._create()
         made_by = (self.directory / "PG_VERSION").read_text().strip()
         if made_by != str(MAJOR):
-            raise StackError(
-                f"{self.directory} was made by PostgreSQL {made_by}, and the stack runs {MAJOR}. Dump it with the"
-                f" programs of {made_by}, then `invoke reset-data`, `invoke up`, and load it. Nothing was changed."
-            )
+            why, cure = self.other_major(made_by)
+            raise StackError(f"{self.directory} cannot be used: {why}. Nothing was changed.", cure=cure)
         return Server(self)
 
     def stop(self) -> None:
@@ -229,6 +298,8 @@ class Embedded:
 
     def _create(self) -> None:
         """Make the cluster and the database beside their place, and rename them into it: all or nothing."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise StackError(f"{self.directory} is not a directory. Look at it, remove it, then type `invoke up`.")
         if self.directory.exists() and any(self.directory.iterdir()):
             raise StackError(
                 f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it, then type"
@@ -260,7 +331,7 @@ class Embedded:
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""
         if self._child:
-            self._child.poll()  # one that was killed is buried
+            self._child.wait()  # one that was killed is buried
         if self.socket_directory != self.directory:
             self.socket_directory.mkdir(mode=0o700, exist_ok=True)
             facts = self.socket_directory.lstat()

@@ -10,7 +10,7 @@ from typing import Protocol
 from stack import settings
 from stack.compose import Docker
 from stack.process import StackError
-from stack.service import Command, Endpoint, Service
+from stack.service import Command, Endpoint, Running, Service
 from stack.talk import say
 
 
@@ -32,6 +32,7 @@ class Engine(Protocol):
 
     name: str
     root: Path
+    settings: settings.Settings
 
     def start(self) -> Start:
         """Begin to start everything; return at once."""
@@ -57,6 +58,9 @@ class Engine(Protocol):
     def running(self, service: str) -> str:
         """Return the id under which a service runs; raise StackError when it does not."""
 
+    def database(self) -> Running:
+        """Return how the server that runs now is reached; raise StackError when none does."""
+
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches a service's port; empty when it does not."""
 
@@ -68,6 +72,36 @@ class Engine(Protocol):
 
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return the last log lines of a service."""
+
+    def trusted(self, user: str, database: str) -> Command:
+        """Return the command line of a psql that reads its SQL from stdin and needs no password, as any user."""
+
+    def platform(self) -> str:
+        """Return what the engine runs on; raise StackError when that does not answer or is too old."""
+
+    def elsewhere(self) -> str:
+        """Return the address of the machine that the services run on; empty when it is this one."""
+
+    def unobtainable(self, image: str) -> str:
+        """Return why an image cannot be pulled; empty when it can."""
+
+    def check_name(self) -> None:
+        """Raise Refused when the project's name belongs to another checkout."""
+
+    def check_ports(self) -> None:
+        """Raise StackError when a port is taken by anything but this stack, naming the holder."""
+
+    def read(self, *names: str) -> dict[str, str]:
+        """Return those of the named files in the cluster that exist, and under "" a listing; nothing without data."""
+
+    def major(self) -> int:
+        """Return the major version of PostgreSQL that would be started; 0 when nobody can tell."""
+
+    def other_major(self, made_by: str) -> tuple[str, str]:
+        """Return why that version does not run on data of another one, and the way from old to new."""
+
+    def shared_memory(self) -> int | None:
+        """Return the bytes of shared memory that the server has left; None when nobody can tell."""
 
     def admin_key(self) -> str:
         """Return a new Convex admin key."""

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from stack.process import Refused, StackError
 from stack.programs import client_program
-from stack.service import Command, Endpoint, Service, conninfo, log_in
+from stack.service import Command, Endpoint, Running, Service, conninfo, log_in
 from stack.settings import ROOT, Settings
 
 
@@ -62,8 +62,12 @@ class External:
         parameters = self._endpoint.parameters()
         password = parameters.pop("password")
         environment = {"PGAPPNAME": name, **({"PGPASSWORD": password} if password else {})}
-        connection = log_in(argv[0], parameters)
+        connection = log_in(argv, parameters)
         return Command([str(program), *connection, *argv[1:]], environment)
+
+    def platform(self) -> str:
+        """Return the server's address."""
+        return self._endpoint.url()
 
     def services(self) -> list[Service]:
         """Return the server; whether it lets us in is for the login to find out."""
@@ -105,6 +109,14 @@ class External:
             " deleted from here, and its logs are not here. Nothing was done. Unset STACK_ENGINE for a stack here."
         )
 
+    def database(self) -> Running:
+        """Refuse: copies of a database on a server that others use are not ours to make."""
+        raise Refused(
+            f"{self._endpoint.url()} is run elsewhere (STACK_ENGINE=external), and a snapshot would end everybody's"
+            " sessions there. Nothing was done. Use `invoke dump` and `invoke load`."
+        )
+
     start = stop = restart = pull = logs = directories = holders = disk_usage = delete = missing_images = admin_key = (
         _refuse
     )
+    trusted = elsewhere = unobtainable = check_name = check_ports = read = major = other_major = shared_memory = _refuse

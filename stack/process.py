@@ -18,15 +18,19 @@ from invoke.exceptions import Exit
 class StackError(Exit):
     """A failure that a person can act on: what happened, why, what to type next. No traceback."""
 
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message, code)
+    def __init__(self, message: str, code: int = 1, *, cure: str = "") -> None:
+        super().__init__(f"{message} {cure}".rstrip(), code)
+        self.what, self.cure = message, cure
+
+    def __str__(self) -> str:
+        return str(self.message)
 
 
 class Refused(StackError):
     """Wrong usage, or a safety check said no: nothing was touched. Exit code 2."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, 2)
+    def __init__(self, message: str, *, cure: str = "") -> None:
+        super().__init__(message, 2, cure=cure)
 
 
 def look(

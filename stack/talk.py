@@ -50,17 +50,42 @@ def live() -> Iterator[Callable[[str], None]]:
         yield show
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Return when the user agrees. Raises Refused when they do not, or cannot be asked and gave no --yes."""
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how many bytes are done, how fast, and with a total how long it will take."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    end = (TimeRemainingColumn(),) if total else ()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), *end)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def confirm(question: str, *, yes: bool, first: tuple[str, Callable[[], object]] | None = None) -> None:
+    """Return when the user agrees; `first` is what they may have done before they decide.
+
+    Raises Refused when they do not agree, or cannot be asked and gave no --yes.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
         raise Refused(
             "There is no terminal to ask on, so nothing was touched. Add --yes to go ahead without a question."
         )
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Refused("Nothing was touched.")
+    or_else = f" (d: {first[0]})" if first else ""
+    while True:
+        print(f"{question}{or_else} [y/N] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline().strip().lower()
+        if answer in ("y", "yes"):
+            return
+        if not first or answer != "d":
+            raise Refused("Nothing was touched.")
+        first[1]()
 
 
 def human(size: int) -> str:
@@ -71,3 +96,11 @@ def human(size: int) -> str:
             return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was as a person says it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"

@@ -7,17 +7,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from stack.dumps import dump
 from stack.engine import Engine
 from stack.process import Refused, StackError
+from stack.snapshots import names_of
 from stack.talk import confirm, human, say
 
 LEAVES = {
-    "pg": "every database of the PostgreSQL cluster, and its snapshots",
+    "pg": "every database of the PostgreSQL cluster",
     "convex": "every Convex deployment: tables, files, and the admin keys",
-    "embedded": "every database of the embedded PostgreSQL cluster, and its snapshots",
+    "embedded": "every database of the embedded PostgreSQL cluster",
 }
 _ASIDE = ".wiped-"
-_UNFINISHED = (f"{_ASIDE}*", ".new-*")
+UNFINISHED = (f"{_ASIDE}*", ".new-*")
 """What a run that died may leave in data/: half deleted, or half made."""
 
 
@@ -29,9 +31,12 @@ class Loss:
     size: int | None
     """In bytes; None when nobody here can tell."""
 
+    snapshots: tuple[str, ...] = ()
+
     def __str__(self) -> str:
         size = "size unknown" if self.size is None else human(self.size)
-        return f"{self.path}  ({size}): {LEAVES[self.path.name]}"
+        with_it = f", and its snapshots {', '.join(self.snapshots)}" if self.snapshots else ""
+        return f"{self.path}  ({size}): {LEAVES[self.path.name]}{with_it}"
 
 
 def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool = False) -> None:
@@ -47,7 +52,9 @@ def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool 
     if dry_run or not lost:
         say("Nothing was deleted." if lost else "There is no data to delete.")
         return
-    confirm("Stop the stack and delete this for ever?", yes=yes)
+    databases = any(loss.path.name != "convex" for loss in lost)
+    first = ("dump the database first", lambda: dump(engine, "")) if databases else None
+    confirm("Stop the stack and delete this for ever?", yes=yes, first=first)
     engine.stop()
     wipe(engine, [loss.path for loss in lost])
     say("Deleted.")
@@ -62,7 +69,14 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
     for name, path in chosen.items():
         check(engine.root, name, path)
         refuse_if_held(engine, path)
-    return [Loss(path, size(engine, path)) for path in chosen.values() if path.exists()]
+    return [Loss(path, size(engine, path), _snapshots(path)) for path in chosen.values() if path.exists()]
+
+
+def _snapshots(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(names_of(path).read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return ()
 
 
 def check(root: Path, name: str, path: Path) -> None:
@@ -112,12 +126,13 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
             continue
         except OSError as error:
             raise StackError(f"{path} cannot be moved aside: {error.strerror}. It was not deleted.") from None
+        names_of(path).unlink(missing_ok=True)
     sweep(engine)
 
 
 def sweep(engine: Engine) -> None:
     """Delete what a wipe has moved aside, and what runs that died have left unfinished."""
-    for aside in (path for pattern in _UNFINISHED for path in (engine.root / "data").glob(pattern)):
+    for aside in (path for pattern in UNFINISHED for path in (engine.root / "data").glob(pattern)):
         if aside.is_symlink():
             aside.unlink()
             continue

@@ -40,6 +40,11 @@ def invoke(*args: str) -> "subprocess.CompletedProcess[str]":
         ("psql -c one -c two", "psql", "command", ["one", "two"]),
         ("up --no-wait", "up", "wait", False),
         ("up --layers dev,mine", "up", "layers", "dev,mine"),
+        ("snapshot before-it -m why", "snapshot", "name", "before-it"),
+        ("snapshot", "snapshot", "name", ""),
+        ("restore reset", "restore", "name", "reset"),  # a snapshot of that name, not a task that deletes all data
+        ("restore --keep two", "restore", "name", "two"),
+        ("drop-snapshot --name=-x --yes", "drop-snapshot", "name", "-x"),
         ("reset-data --service pg --dry-run --yes", "reset-data", "dry_run", True),
     ],
 )
@@ -56,7 +61,8 @@ def test_a_word_that_is_a_task_begins_that_task() -> None:
 def test_every_command_of_the_house_is_there() -> None:
     names = {
         "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
-        "init", "admin-key", "dashboard", "dump", "load",
+        "init", "admin-key", "dashboard", "dump", "load", "snapshot", "restore", "snapshots", "drop-snapshot",
+        "doctor",
     }  # fmt: skip
     assert set(COLLECTION.task_names) == names
 
@@ -77,6 +83,11 @@ def test_help_explains_every_option(name: str) -> None:
         ("upp", "upp"),
         ("up --tiemout 5", "--tiemout"),
         ("up --timeout soon", "soon"),
+        ("up --timeout", "--timeout needs a value"),
+        ("psql -c", "--command needs a value"),
+        ("psql -c 1 -c", "--command needs a value"),
+        ("psql -c -f x", "--command needs a value"),
+        ("logs --tail x", "'x' is not a number"),
         ("status postgres", "postgres"),
         ("down --data", "--data"),
     ],

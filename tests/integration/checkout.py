@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +21,7 @@ import psycopg
 from dotenv import dotenv_values
 
 from stack.settings import DEFAULTS, PORTS
+from tests.ports import own_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHOP = Path(__file__).with_name("shop")
@@ -32,6 +32,8 @@ STAND_INS = dict(
         IMAGES, ("standin/postgres:17", "standin/convex-backend:latest", "standin/convex-dashboard:latest"), strict=True
     )
 )
+ALONE = {"STACK_LAYERS": "dev,alone"}
+"""For a copy that starts PostgreSQL without Convex."""
 _LABEL = "label=com.docker.compose.project"
 
 
@@ -118,12 +120,13 @@ def checkout(template: Path, folder: Path, **lines: str) -> Iterator[Path]:
     """Make a copy at `folder` that is nobody else's, and remove it with all that was started from it."""
     shutil.copytree(template, folder)
     chosen = {} if images() != STAND_INS else STAND_INS
-    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-    configure(folder, **{"COMPOSE_PROJECT_NAME": unique(), **ports, **chosen, **lines})
-    try:
-        yield folder
-    finally:
-        remove(folder)
+    with own_ports(len(PORTS)) as numbers:
+        ports = dict(zip(PORTS, map(str, numbers), strict=True))
+        configure(folder, **{"COMPOSE_PROJECT_NAME": unique(), **ports, **chosen, **lines})
+        try:
+            yield folder
+        finally:
+            remove(folder)
 
 
 def remove(copy: Path) -> None:
@@ -152,15 +155,6 @@ def _remove_containers(copy: Path) -> None:
 def unique() -> str:
     """Return a project name that nobody has."""
     return f"it-{uuid.uuid4().hex[:12]}"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different TCP ports on loopback that are free now."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def configure(copy: Path, **lines: str) -> None:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
+from stack import settings
+from stack.engine import exclusive
+from stack.programs import server_programs
 from tests.integration import checkout
-from tests.integration.checkout import snapshot, succeed, unique
+from tests.integration.checkout import ALONE, run, snapshot, succeed, unique
 
 Make = Callable[..., Path]
+# A probe costs 60 ms of a core: ten a second, for each of four workers, would be more than two cores have.
+ALONE_FILE = """
+services:
+  convex-backend: !reset null
+  convex-dashboard: !reset null
+  postgres: {healthcheck: {start_interval: 400ms}}
+"""
 
 
 def pytest_report_header() -> str:
     return f"docker: {checkout.describe()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, so that no worker is left with it in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def need(problem: str) -> None:
@@ -43,7 +60,11 @@ def images() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository as it was when the tests began."""
-    return snapshot(tmp_path_factory.mktemp("template"))
+    made = snapshot(tmp_path_factory.mktemp("template"))
+    (made / "docker-compose.alone.yml").write_text(ALONE_FILE)
+    for code in ("stack", "tasks.py"):  # once here, not in every copy
+        subprocess.run([sys.executable, "-m", "compileall", "-q", code], check=True, cwd=made)
+    return made
 
 
 @pytest.fixture
@@ -66,16 +87,16 @@ def make_shared(images: dict[str, str], template: Path, tmp_path_factory: pytest
 
 @pytest.fixture(scope="session")
 def shared(images: dict[str, str], template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A stack that is up all the time, for tests that leave no trace in it."""
+    """A stack that is up all the time, for tests that leave no trace in it. Each worker has its own."""
     with checkout.checkout(template, tmp_path_factory.mktemp("shared") / unique()) as made:
         succeed(made, "up")
         yield made
 
 
 @pytest.fixture
-def copy(make: Make) -> Path:
-    """A copy with nothing started."""
-    return make()
+def copy(make: Make, request: pytest.FixtureRequest) -> Path:
+    """A copy with nothing started; of PostgreSQL without Convex in a test that is marked `alone`."""
+    return make(**(ALONE if request.node.get_closest_marker("alone") else {}))
 
 
 @pytest.fixture
@@ -83,3 +104,21 @@ def started(copy: Path) -> Path:
     """A copy of which the stack is up."""
     succeed(copy, "up")
     return copy
+
+
+def copy_for(engine: str, template: Path, folder: Path) -> AbstractContextManager[Path]:
+    """Make a copy of PostgreSQL alone on an engine; its programs are those of this checkout, not fetched once more."""
+    if engine == "docker":
+        need(checkout.images_problem())
+        return checkout.checkout(template, folder, STACK_ENGINE=engine, **ALONE)
+    with exclusive(settings.ROOT, timeout=600):  # another worker may be fetching them
+        programs = str(server_programs(settings.ROOT))
+    return checkout.checkout(template, folder, STACK_ENGINE=engine, POSTGRES_BIN_DIR=f"'{programs}'")
+
+
+@pytest.fixture(params=["docker", "embedded"])
+def either(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of PostgreSQL alone with nothing started, on each engine in turn."""
+    with copy_for(request.param, template, tmp_path / unique()) as made:
+        yield made
+        run(made, "down")

@@ -8,30 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from stack import settings
-from stack.programs import server_programs
 from tests.integration import checkout
 from tests.integration.checkout import SHOP, containers, docker, environment, fail, login, run, sql, succeed, tables
-from tests.integration.conftest import need
+from tests.integration.conftest import copy_for
 
-WRITERS = 16
+WRITERS = 32
 NO_DOCKER = {"DOCKER_HOST": "unix:///nonexistent"}
-
-
-def copy_for(engine: str, template: Path, folder: Path) -> AbstractContextManager[Path]:
-    """Make a copy that uses an engine; PostgreSQL's programs are those of this checkout, not fetched once more."""
-    if engine == "docker":
-        need(checkout.images_problem())
-        return checkout.checkout(template, folder, STACK_ENGINE=engine)
-    programs = str(server_programs(settings.ROOT))
-    return checkout.checkout(template, folder, STACK_ENGINE=engine, POSTGRES_BIN_DIR=f"'{programs}'")
 
 
 @pytest.fixture(params=["docker", "embedded"])
@@ -52,15 +40,27 @@ def started(copy: Path) -> Path:
     return copy
 
 
-def kill_everything(copy: Path, engine: str) -> None:
-    """End the server and all its sessions as a power cut would."""
-    if engine == "docker":
+def kill(copy: Path, engine: str, victim: str) -> None:
+    """Kill one session, the postmaster, or the server and all its sessions as a power cut would."""
+    if victim == "everything" and engine == "docker":
         docker("kill", "--signal", "KILL", containers(copy)["postgres"])
         return
-    postmaster = int((copy / "data" / "embedded" / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    for pid in (postmaster, *map(int, children)):
-        os.kill(pid, signal.SIGKILL)
+    if victim == "a session":
+        pids = sql(copy, "SELECT pid FROM pg_stat_activity WHERE query LIKE 'INSERT%' LIMIT 1")
+    elif engine == "docker":
+        pids = [
+            int(docker("exec", containers(copy)["postgres"], "head", "-1", "/var/lib/postgresql/data/postmaster.pid"))
+        ]
+    else:
+        pids = [int((copy / "data" / "embedded" / "postmaster.pid").read_text().split()[0])]
+    if victim == "everything":
+        pids += map(int, Path(f"/proc/{pids[0]}/task/{pids[0]}/children").read_text().split())
+    assert pids
+    for pid in pids:
+        if engine == "docker":
+            docker("exec", containers(copy)["postgres"], "sh", "-c", f"kill -KILL {pid}")
+        else:
+            os.kill(pid, signal.SIGKILL)
 
 
 def smoke(copy: Path) -> subprocess.CompletedProcess[str]:
@@ -69,6 +69,7 @@ def smoke(copy: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_whole_life(copy: Path) -> None:
+    checkout.configure(copy, STACK_LAYERS="dev")  # Convex too, where there is one
     assert run(copy, "status").returncode == 3
     assert "invoke up" in (smoke(copy).stdout + smoke(copy).stderr)
     succeed(copy, "up")
@@ -124,18 +125,31 @@ def test_a_file_that_fails_is_not_seeded_by_half(started: Path) -> None:
     assert tables(started) == ["one"]
 
 
-def test_no_acknowledged_row_is_lost_when_everything_is_killed(started: Path, engine: str) -> None:
+def test_no_acknowledged_row_is_lost_when_the_server_is_killed(started: Path, engine: str) -> None:
     sql(started, "CREATE TABLE written (writer int, n int)")
     acknowledged: list[tuple[int, int]] = []
+    for victim in ("a session", "the postmaster", "everything"):
+        before = len(acknowledged)
+        write_until_the_end(started, acknowledged, lambda victim=victim: kill(started, engine, victim))  # type: ignore[misc]
+        succeed(started, "wait-healthy" if victim == "a session" else "up")  # after that the server is there by itself
+        with login(started) as connection:
+            found = set(connection.execute("SELECT writer, n FROM written").fetchall())
+        assert len(acknowledged) > before + 2000
+        assert not set(acknowledged) - found
+
+
+def write_until_the_end(copy: Path, acknowledged: list[tuple[int, int]], end: Callable[[], None]) -> None:
+    """Write from many clients at once, note each row that the server has promised to keep, and end it all."""
+    begun = len(acknowledged)
     enough = threading.Event()
 
     def write(writer: int) -> None:
         try:
-            with login(started) as connection:
-                for n in range(100_000):
+            with login(copy) as connection:
+                for n in range(begun, 100_000):
                     connection.execute("INSERT INTO written VALUES (%s, %s)", (writer, n))
                     acknowledged.append((writer, n))
-                    if len(acknowledged) > 2000:
+                    if len(acknowledged) > begun + 2000:
                         enough.set()
         except psycopg.OperationalError:
             pass  # the server is gone, as intended
@@ -144,15 +158,10 @@ def test_no_acknowledged_row_is_lost_when_everything_is_killed(started: Path, en
     for thread in writers:
         thread.start()
     assert enough.wait(60)
-    kill_everything(started, engine)
+    end()
     for thread in writers:
         thread.join(30)
-    assert not any(thread.is_alive() for thread in writers)
-    succeed(started, "up")
-    with login(started) as connection:
-        found = set(connection.execute("SELECT writer, n FROM written").fetchall())
-    assert len(acknowledged) > 2000
-    assert not set(acknowledged) - found
+    assert not any(thread.is_alive() for thread in writers)  # the death of one session ends all
 
 
 def checksum(copy: Path) -> str:

@@ -66,10 +66,11 @@ def waiting(copy: Path) -> Path:
     """A copy in which `up` waits for ever, for a database that never gets healthy."""
     never = "services: {postgres: {healthcheck: {test: ['CMD', 'false']}}}"
     (copy / "docker-compose.never.yml").write_text(never)
-    configure(copy, STACK_LAYERS="dev,never")
+    configure(copy, STACK_LAYERS="dev,alone,never")
     return copy
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("send", "number", "code"),
     [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],
@@ -91,6 +92,7 @@ def test_an_up_that_waits_ends_when_it_is_interrupted(
     assert containers(waiting) == {}
 
 
+@pytest.mark.alone
 def test_a_first_start_that_is_interrupted_can_be_stopped_at_once(copy: Path) -> None:
     child = begin(copy, "up")
     with ended(child):
@@ -126,6 +128,7 @@ def test_ctrl_c_ends_the_query_of_psql_too(shared: Path, args: tuple[str, str]) 
     assert child.returncode != 0
 
 
+@pytest.mark.alone
 def test_ctrl_c_leaves_nothing_of_the_seed_that_it_interrupts(started: Path) -> None:
     padding = "-- more than what is read ahead\n" * 100_000
     text = f"CREATE TABLE half ();\nSELECT 'slow', pg_sleep(3);\n{padding}CREATE TABLE whole ();\n"

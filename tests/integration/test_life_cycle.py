@@ -105,6 +105,7 @@ def test_up_mends_a_stack_of_which_a_part_is_gone(started: Path) -> None:
     assert tables(started) == ["kept"]
 
 
+@pytest.mark.alone
 def test_without_waiting_up_returns_and_wait_healthy_waits(copy: Path) -> None:
     succeed(copy, "up", "--no-wait")
     assert succeed(copy, "wait-healthy") == ""

@@ -66,6 +66,7 @@ def test_the_cluster_has_checksums_and_a_locale_of_its_own(shared: Path) -> None
     assert found == ("on", "b", "C.UTF-8", "UTF8", "scram-sha-256")
 
 
+@pytest.mark.alone
 def test_the_server_comes_back_after_a_crash_and_stops_cleanly(started: Path) -> None:
     kill = "kill -KILL $(head -1 /var/lib/postgresql/data/postmaster.pid)"
     docker("exec", containers(started)["postgres"], "sh", "-c", kill)

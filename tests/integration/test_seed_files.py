@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.checkout import (
+    ALONE,
     SHOP,
     containers,
     docker,
@@ -67,7 +68,7 @@ def checksum(copy: Path, database: str = "convex_poc") -> str:
 @pytest.fixture(scope="module")
 def shop(make_shared: Make) -> Path:
     """A stack with 200,000 rows from seed/, to which each test must leave them."""
-    made = make_shared()
+    made = make_shared(**ALONE)
     for file in ("010_schema.sql", "020_rows.sql"):
         shutil.copy(SHOP / file, made / "seed")
     succeed(made, "up")
@@ -103,6 +104,7 @@ def test_the_rows_survive_a_killed_server(shop: Path, rows: str) -> None:
     assert checksum(shop) == rows
 
 
+@pytest.mark.alone
 def test_a_dump_brings_the_rows_to_another_checkout(shop: Path, rows: str, started: Path, tmp_path: Path) -> None:
     succeed(shop, "dump", str(tmp_path / "shop.dump"))
     succeed(started, "load", str(tmp_path / "shop.dump"))

@@ -8,6 +8,7 @@ import pytest
 
 from stack.settings import PORTS
 from tests.integration.checkout import (
+    ALONE,
     IMAGES,
     configure,
     containers,
@@ -66,8 +67,9 @@ def test_isolated_checkouts_live_side_by_side(second: Path, shared: Path) -> Non
     assert run(shared, "status").returncode == 0
 
 
+@pytest.mark.alone
 def test_a_name_is_free_again_when_the_other_checkout_is_down(make: Make, started: Path) -> None:
-    other = make(**{name: value(started, name) for name in ("COMPOSE_PROJECT_NAME", *PORTS)})
+    other = make(**{name: value(started, name) for name in ("COMPOSE_PROJECT_NAME", *PORTS)}, **ALONE)
     fail(other, 2, "status", saying=(str(started),))
     succeed(started, "down")
     assert run(other, "status").returncode == 3
@@ -89,6 +91,7 @@ def test_a_checkout_that_was_moved_is_still_itself(make: Make, tmp_path: Path) -
         moved.rename(copy)
 
 
+@pytest.mark.alone
 def test_a_new_name_never_brings_a_second_server_to_the_same_data(started: Path) -> None:
     sql(started, "CREATE TABLE kept ()")
     former = project(started)

@@ -12,6 +12,8 @@ nox.options.sessions = ["lint", "types", "unit", "integration"]
 GROUPS = nox.project.load_toml("pyproject.toml")
 PATIENCE = 60
 """Seconds that tests get to take their containers down after Ctrl-C."""
+WORKERS = ("-n", "4", "--dist", "worksteal")
+"""Four at once, on two cores as well: what takes the time is waiting. `-- -n 0` goes back to one after another."""
 
 
 @nox.session
@@ -38,14 +40,16 @@ def types(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """Test what needs no Docker."""
     session.install("-r", "requirements.txt")
-    session.run("pytest", "tests/unit", *session.posargs)
+    # By file: the tests of one share a server. What fetches PostgreSQL's programs must do so once.
+    session.run("python", "-c", "from stack import programs, settings; programs.server_programs(settings.ROOT)")
+    session.run("pytest", "tests/unit", "-n", "4", "--dist", "loadscope", *session.posargs)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Test copies of this repository on the real Docker Engine; never your stack."""
     session.install("-r", "requirements.txt")
-    session.run("pytest", "tests/integration", *session.posargs, interrupt_timeout=PATIENCE)
+    session.run("pytest", "tests/integration", *WORKERS, *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session
@@ -56,7 +60,26 @@ def smoke(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Look every locked dependency up among the known vulnerabilities, on PyPI."""
+    session.install(*nox.project.dependency_groups(GROUPS, "audit"))
+    locks = ("-r", "requirements.txt", "-r", "requirements-embedded.txt")
+    # Without --strict it passes when PyPI knows nothing of a package, as where only a mirror is in reach.
+    said = session.run("pip-audit", "--strict", "--disable-pip", "--require-hashes", "--progress-spinner=off", *locks,
+                       silent=True, success_codes=[0, 1])  # fmt: skip
+    if "No known vulnerabilities found" in str(said):
+        return
+    session.log(said)
+    found = "known vulnerabilit" in str(said)
+    unknown = "The database could not be asked about everything, so nothing is known. Repeat it with pypi.org in reach."
+    session.error("Known vulnerabilities were found: lock newer versions." if found else unknown)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the commands against plain Docker, in one run: ratios, not seconds."""
-    session.install("-r", "requirements.txt")
+    session.install("-r", "requirements.txt", *nox.project.dependency_groups(GROUPS, "bench"))
+    # As its users have it: with dependencies of its own, which are not ours.
+    tools = {"UV_TOOL_DIR": f"{session.virtualenv.location}/tools", "UV_TOOL_BIN_DIR": session.bin}
+    session.run("uv", "tool", "install", "--quiet", *nox.project.dependency_groups(GROUPS, "dslr"), env=tools)
     session.run("python", "-m", "bench", *session.posargs, interrupt_timeout=PATIENCE)

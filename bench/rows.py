@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import psycopg
 
 from bench.sites import Failed, Site, run
+from stack.compose import Docker
 from stack.embedded import Embedded, as_ordinary_user
 
 Measure = Callable[[Site], float]
@@ -33,6 +34,8 @@ class Row(NamedTuple):
     """Each with the ratio ours / baseline that is good enough; None only shows it."""
     times: int = 1
     """Short commands run this many times as often."""
+    most: int = 100
+    """Long ones run at most this often."""
 
 
 def clean(site: Site) -> None:
@@ -145,14 +148,23 @@ def nothing(_site: Site) -> None:
     """Leave it as it is."""
 
 
-def invoke(*args: str, stdin: str = os.devnull) -> Measure:
+def invoke(*args: str, stdin: str = os.devnull, env: Mapping[str, str] | None = None) -> Measure:
     """Measure a task."""
-    return lambda site: run(site.root, sys.executable, "-m", "invoke", *args, stdin=stdin)
+    return lambda site: run(site.root, sys.executable, "-m", "invoke", *args, stdin=stdin, env=env)
 
 
 def compose(*args: str, layers: tuple[str, ...] = ("dev",)) -> Measure:
     """Measure a Compose command on the files that the tasks give it."""
     return lambda site: site.compose(*args, layers=layers)
+
+
+def preflight(site: Site) -> float:
+    """Look for what would fail a start, as `invoke up` does before it; the list of containers it needs anyway."""
+    engine = Docker(site.settings, site.root)
+    rows = engine._rows()
+    start = time.perf_counter()
+    engine._foresee(rows)
+    return time.perf_counter() - start
 
 
 PSQL = ("psql", "-U", "postgres", "-d", "convex_poc")
@@ -164,6 +176,8 @@ STARTS = (
 ROWS = (
     Row("up-empty", "invoke up, PostgreSQL alone, empty", "postgres", nothing, clean, invoke("up"), STARTS),
     Row("up-data", "invoke up, PostgreSQL alone, with data", "postgres", compose(*UP), stop, invoke("up"), STARTS),
+    Row("preflight", "what invoke up looks for before it starts", "postgres", compose(*UP), stop, preflight,
+        (("invoke up, PostgreSQL alone, with data", invoke("up"), 0.15),)),
     Row("up-again", "invoke up, everything is up", "all", compose(*UP), nothing, invoke("up"),
         (("docker compose up -d --wait", compose(*UP), 1.3),), times=3),
     Row("psql", "invoke psql -c 'select 1'", "all", compose(*UP), nothing, invoke("psql", "-c", "select 1"),

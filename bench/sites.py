@@ -64,12 +64,21 @@ class Site(NamedTuple):
         self.as_root("rm -rf ./*")
 
 
-def run(cwd: Path, *argv: str, stdin: str = os.devnull) -> float:
+def ask(cwd: Path, *argv: str) -> str:
+    """Run a command and return what it printed. Raises Failed when it fails."""
+    result = subprocess.run(argv, check=False, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    if result.returncode:
+        raise Failed(f"`{' '.join(argv)}` ended with exit code {result.returncode}:\n{result.stderr}")
+    return result.stdout
+
+
+def run(cwd: Path, *argv: str, stdin: str = os.devnull, env: Mapping[str, str] | None = None) -> float:
     """Run a command and return the seconds that it took. Raises Failed, with its last words."""
     with (cwd / stdin).open("rb") as source:
         start = time.perf_counter()
         child = subprocess.Popen(
-            argv, cwd=cwd, env=ENVIRONMENT, stdin=source, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            argv, cwd=cwd, env={**ENVIRONMENT, **(env or {})}, stdin=source, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=signal.getsignal(signal.SIGINT) is signal.SIG_IGN,  # docker would heed it all the same
         )  # fmt: skip
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def seed(engine: Engine) -> list[Path]:
     for file in files:
         say(f"seed/{file.name}")
         with opened(str(file)) as source:
-            why = _apply(engine, _BEGIN, source)
+            why = _apply(engine, b"", source)
         if why:
             raise StackError(
                 f"seed/{file.name} failed, and nothing of it was kept; the files before it were applied."
@@ -126,7 +127,7 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
             )
         if found:
             confirm(f"Delete all {found} tables, views, sequences and large objects, and load {file}?", yes=yes)
-        why = _apply(engine, _BEGIN + _EMPTY if found else _BEGIN, source)
+        why = _apply(engine, _EMPTY if found else b"", source)
     if why:
         raise StackError(f"{source.name} was not loaded, and the database is as it was. The reason:\n{why}")
     say(f"Loaded {source.name}.")
@@ -141,7 +142,7 @@ def _apply(engine: Engine, before: bytes, source: Source) -> str:
         reader = Reader(source, show)
         if not source.is_archive:
             return _send_sql(engine, before, reader, name)
-        return _restore(engine, reader, name) if before == _BEGIN else _restore_after(engine, before, reader, name)
+        return _restore_after(engine, before, reader, name) if before else _restore(engine, reader, name)
 
 
 def _restore(engine: Engine, source: Reader, name: str) -> str:
@@ -155,23 +156,27 @@ def _restore(engine: Engine, source: Reader, name: str) -> str:
 def _restore_after(engine: Engine, before: bytes, source: Reader, name: str) -> str:
     """Let pg_restore turn an archive into SQL, which comes into the transaction of what goes before it."""
     command = engine.client("pg_restore", "-f", "-", "--no-owner", stdin=True)
-    with _psql(engine, name) as psql, _Piped(command, subprocess.PIPE) as restore:
-        psql.feed(io.BytesIO(before))
+    with _psql(engine, before, name) as psql, _Piped(command, subprocess.PIPE) as restore:
         with restore.fed(source):
-            psql.feed(restore.output)
+            psql.feed(_Statements(restore.output))
         return psql.commit(but=restore.end())
 
 
 def _send_sql(engine: Engine, before: bytes, source: Reader, name: str) -> str:
-    with _psql(engine, name) as psql:
-        psql.feed(io.BytesIO(before))
-        tail = psql.feed(source)
+    with _psql(engine, before, name) as psql:
+        tail = psql.feed(_Statements(source))
         cut = b"PostgreSQL database dump\n" in source.head and b"dump complete" not in tail
-        return psql.commit(but="the file ends in the middle: the last line of a dump is missing." if cut else "")
+        said = psql.commit(but="the file ends in the middle: the last line of a dump is missing." if cut else "")
+        left = _LEFT.search(said)
+        return left.expand(_NOT_WHOLE) if left else said
 
 
-def _psql(engine: Engine, name: str) -> _Piped:
-    return _Piped(engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=True, name=name))
+def _psql(engine: Engine, before: bytes, name: str) -> _Piped:
+    """Start psql in a transaction that only `_Piped.commit` can commit."""
+    options = ("-qX", "-v", "ON_ERROR_STOP=1", "-v", "AUTOCOMMIT=off", "-f", "-")
+    psql = _Piped(engine.client("psql", *options, stdin=True, name=name))
+    psql.feed(io.BytesIO(_AFTER * (engine.settings.engine != "external") + _BEGIN + before))
+    return psql
 
 
 class Reader:
@@ -185,6 +190,30 @@ class Reader:
         """Return the next bytes."""
         self._show(self._source.done)
         return self._source.read(size)
+
+
+class _Statements:
+    """SQL that leaves the transaction to us: without its last COMMIT, and without those of pg_dump's large objects."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._kept = b"\n"
+        """One byte that was given already, and those of which it is not known yet whether they are the last."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes. Raises StackError when they lead to another database."""
+        while chunk := self._source.read(size):
+            self._kept = _LARGE_OBJECT.sub(rb"\1", self._kept + chunk)
+            if _CONNECT.search(self._kept):
+                raise StackError(
+                    "The file goes to another database (\\connect), and it is loaded into the configured one. Nothing"
+                    " was changed. Take that line out, or run the file as it is: `invoke psql -f FILE`."
+                )
+            if len(self._kept) > 2 * HEAD:
+                given, self._kept = self._kept[1:-HEAD], self._kept[-HEAD - 1 :]
+                return given
+        last, self._kept = _COMMIT.sub(b"", self._kept)[1:], b""
+        return last
 
 
 class _Piped:
@@ -248,7 +277,7 @@ class _Piped:
     def commit(self, *, but: str) -> str:
         """Make it true, unless there is something against it, and return what went wrong."""
         if not but:
-            self.feed(io.BytesIO(b"\n;COMMIT;\n"))
+            self.feed(io.BytesIO(_WHOLE))
         said = self.end()
         return but or said
 
@@ -264,20 +293,47 @@ class _Piped:
         return (said or f"exit code {code}") if code else ""
 
 
-# On the first line of the file, so that psql counts the lines as the user does.
-_BEGIN = b"BEGIN; SET LOCAL client_min_messages = warning; "
-_EMPTY = rb"""DO $$ DECLARE name text; BEGIN
-  FOR name IN SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' LOOP
-    EXECUTE format('DROP EXTENSION %I CASCADE', name);
-  END LOOP;
-  FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
-    EXECUTE format('DROP SCHEMA %I CASCADE', name);
-  END LOOP;
-  PERFORM lo_unlink(oid) FROM pg_largeobject_metadata;
-  CREATE SCHEMA public AUTHORIZATION pg_database_owner;
-  GRANT USAGE ON SCHEMA public TO PUBLIC;
-END $$;
-"""
+def _one_line(statements: bytes) -> bytes:
+    """Return statements for the first line of a file, so that psql counts its lines as the user does."""
+    return b" ".join(statements.split()) + b" "
+
+
+# A file may say COMMIT or ROLLBACK itself, and psql goes on. The row that is written here lets nobody commit before
+# `_WHOLE`, and what comes after a ROLLBACK may not write.
+_BEGIN = _one_line(b"""
+    BEGIN READ WRITE; SET LOCAL client_min_messages = warning;
+    CREATE FUNCTION pg_temp.stack_whole() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+        IF current_setting(''stack.whole'', true) = ''yes'' THEN RETURN NULL; END IF;
+        RAISE ''COMMIT in the middle (stack_whole)''; END';
+    CREATE TEMPORARY TABLE stack_whole ();
+    CREATE CONSTRAINT TRIGGER stack_whole AFTER INSERT ON pg_temp.stack_whole DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION pg_temp.stack_whole();
+    INSERT INTO pg_temp.stack_whole DEFAULT VALUES;
+""")
+# Elsewhere a pooler would hand this on to other sessions.
+_AFTER = b"SET default_transaction_read_only = on; COMMIT; "
+_WHOLE = b"\n;SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;COMMIT;\n"
+_LEFT = re.compile(r"<stdin>:(\d+): .*(?:stack_whole|in a read-only transaction)")
+_NOT_WHOLE = (
+    r"the file ends its transaction itself, by line \1 (COMMIT or ROLLBACK), and goes on. It can only be applied whole"
+    r" or not at all. Take that out, or run the file as it is: `invoke psql -f FILE`."
+)
+_COMMIT = re.compile(rb"(?<=[;\s])commit(\s+(work|transaction))?\s*;(\s|--[^\n]*)*\Z", re.IGNORECASE)
+_CONNECT = re.compile(rb"\n\\c(onnect)?\s")
+_LARGE_OBJECT = re.compile(rb"(\nSELECT pg_catalog\.lo_close\(0\);\n\n)COMMIT;")
+_EMPTY = _one_line(b"""
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' LOOP
+            EXECUTE format('DROP EXTENSION %I CASCADE', name);
+        END LOOP;
+        FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+            EXECUTE format('DROP SCHEMA %I CASCADE', name);
+        END LOOP;
+        PERFORM lo_unlink(oid) FROM pg_largeobject_metadata;
+        CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+        GRANT USAGE ON SCHEMA public TO PUBLIC;
+    END $$;
+""")
 _COUNT = """
 SELECT count(*) + (SELECT count(*) FROM pg_largeobject_metadata), current_setting('server_version_num')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace

@@ -138,6 +138,50 @@ def test_what_is_no_dump_changes_nothing(engine: Embedded, tmp_path: Path, conte
     assert ask(engine, "SELECT count(*) FROM kept") == 20000
 
 
+@pytest.mark.parametrize(
+    ("text", "saying"),
+    [
+        ("CREATE TABLE half ();\nCOMMIT;\nSELECT 1/0;", "by line 2 .*invoke psql -f"),
+        ("CREATE TABLE half ();\nCOMMIT;\nCREATE TABLE two ();", "by line 2 "),
+        ("ROLLBACK; CREATE TABLE half ();\nCOMMIT;", "by line 1 "),
+        ("CREATE TABLE half ();\nROLLBACK;\nBEGIN;\nCREATE TABLE two ();\nCOMMIT;", "by line 4 "),
+        ("CREATE TABLE half ();\nROLLBACK;", "by line 3 "),
+        ("CREATE TABLE half ();\n\\connect postgres\nCREATE TABLE two ();", "another database"),
+        ("\\c postgres\nCREATE TABLE half ();", "another database"),
+        ("SELECT $$" + "padding" * 1000 + "$$;\nCREATE TABLE half ();\n\\c - postgres\n", "another database"),
+    ],
+)
+def test_a_file_that_ends_the_transaction_changes_nothing(
+    engine: Embedded, tmp_path: Path, text: str, saying: str
+) -> None:
+    (tmp_path / "some.sql").write_text(text)
+    with pytest.raises(StackError, match=saying):
+        dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    assert ask(engine, "SELECT count(*) FROM kept") == 20000
+    for name in ("half", "two"):
+        assert ask(engine, f"SELECT to_regclass('{name}')") is None
+
+
+def test_a_large_object_is_no_end_of_the_transaction(engine: Embedded, tmp_path: Path) -> None:
+    ask(engine, "SELECT lo_from_bytea(0, repeat('x', 5000)::bytea)")
+    dumped = plain(engine)
+    assert b"COMMIT;" in dumped  # pg_dump puts each batch of them into a transaction
+    make_empty(engine)
+    (tmp_path / "some.sql").write_bytes(dumped + b"\nSELECT 1/0;\n")
+    with pytest.raises(StackError, match="division by zero"):
+        dumps.load(engine, str(tmp_path / "some.sql"), clean=False, yes=True)
+    assert ask(engine, "SELECT to_regclass('kept')") is None
+    assert ask(engine, "SELECT count(*) FROM pg_largeobject_metadata") == 0
+
+
+@pytest.mark.parametrize("end", ["COMMIT;", "commit work ;\n", "COMMIT;  -- done\n\n-- really\n", "SELECT 1; COMMIT;"])
+def test_a_file_may_have_a_transaction_of_its_own_all_around(engine: Embedded, tmp_path: Path, end: str) -> None:
+    rows = "SELECT '\\c'".ljust(3000) + ";\n"
+    (tmp_path / "some.sql").write_text(f"BEGIN;\nCREATE TABLE new AS SELECT 42 AS n;\n{rows}{end}")
+    dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    assert ask(engine, "SELECT n FROM new") == 42
+
+
 def test_a_dump_that_fails_leaves_the_former_one(engine: Embedded, tmp_path: Path, archive: bytes) -> None:
     nowhere = Embedded(replace(engine.settings, database="nowhere"), engine.root)
     with pytest.raises(StackError, match="Nothing was written"):

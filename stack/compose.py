@@ -165,7 +165,11 @@ class Docker:
         }
 
     def holders(self, path: Path) -> list[str]:
-        """Return the running containers that mount `path` or something in it, those of this stack left out."""
+        """Return the running containers that mount `path` or something in it, those of this stack left out.
+
+        Raises Refused when Docker is asked on another machine, and so cannot know who uses what is here.
+        """
+        self.check_machine()
         return [row["name"] for row in self._strangers(path, self._rows())]
 
     def disk_usage(self, path: Path) -> int | None:
@@ -187,12 +191,16 @@ class Docker:
             raise problem
         return "Docker " + ", ".join(f"{name} {version}" for name, version in found.items())
 
-    def elsewhere(self) -> str:
-        """Return the address of the machine that Docker runs on; empty when it is this one."""
+    def check_machine(self) -> None:
+        """Raise Refused when Docker is asked on another machine, where its bind mounts and ports would be."""
         address = self._ask("context", "inspect", "--format", "{{.Endpoints.docker.Host}}").strip()
         parts = urlsplit(address)
-        local = parts.scheme not in ("tcp", "ssh", "http", "https") or parts.hostname in ("localhost", "127.0.0.1")
-        return "" if local else address
+        if parts.scheme in ("tcp", "ssh", "http", "https") and parts.hostname not in ("localhost", "127.0.0.1"):
+            raise Refused(
+                f"Docker is asked on {address}: it would keep data/ there and open its ports there, not on this"
+                " machine. Nothing was done.",
+                cure="Type `docker context use default`, and unset DOCKER_HOST and DOCKER_CONTEXT.",
+            )
 
     def unobtainable(self, image: str) -> str:
         """Return why an image's registry does not give it; empty when it does, which takes seconds."""
@@ -257,6 +265,7 @@ class Docker:
 
     def start(self) -> Starting:
         """Begin to start everything; returns at once. Nothing is pulled: see `pull`."""
+        self.check_machine()
         rows = self._rows()
         self._containers(rows)
         paths = [self.root / "data" / name for name in _STATE]

@@ -16,7 +16,7 @@ from typing import Any
 from stack import engine, init, places, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
-from stack.process import StackError, look
+from stack.process import Refused, StackError, look
 from stack.programs import MAJOR
 from stack.ready import LoginFailed, connect, hopeless, login
 from stack.service import Endpoint, Service
@@ -205,16 +205,12 @@ def machine(case: Case) -> Findings:
     `docker context use default`, or unset `DOCKER_HOST` and `DOCKER_CONTEXT`.
     """
     try:
-        where = case.engine.elsewhere()
+        case.engine.check_machine()
+    except Refused:
+        raise
     except StackError:
         return  # there is no Docker; the next check says so
-    if where:
-        yield failed(
-            f"Docker is asked on {where}: it would keep data/ there and open its ports there, not on this machine.",
-            "Type `docker context use default`, and unset DOCKER_HOST and DOCKER_CONTEXT.",
-        )
-    else:
-        yield ok("this one")
+    yield ok("this one")
 
 
 @check("env file", elsewhere=True)

@@ -110,9 +110,8 @@ class Embedded:
         place = installed(self.root, self.settings.bin_dir)
         return f"PostgreSQL {MAJOR} in {place}" if place else f"PostgreSQL {MAJOR}, to be fetched by `invoke up`"
 
-    def elsewhere(self) -> str:
-        """Return nothing: the server runs here."""
-        return ""
+    def check_machine(self) -> None:
+        """Do nothing: the server runs here."""
 
     def unobtainable(self, image: str) -> str:
         """Return nothing: there are no images."""

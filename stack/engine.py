@@ -79,8 +79,8 @@ class Engine(Protocol):
     def platform(self) -> str:
         """Return what the engine runs on; raise StackError when that does not answer or is too old."""
 
-    def elsewhere(self) -> str:
-        """Return the address of the machine that the services run on; empty when it is this one."""
+    def check_machine(self) -> None:
+        """Raise Refused when the services would run on another machine."""
 
     def unobtainable(self, image: str) -> str:
         """Return why an image cannot be pulled; empty when it can."""

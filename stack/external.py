@@ -119,4 +119,6 @@ class External:
     start = stop = restart = pull = logs = directories = holders = disk_usage = delete = missing_images = admin_key = (
         _refuse
     )
-    trusted = elsewhere = unobtainable = check_name = check_ports = read = major = other_major = shared_memory = _refuse
+    trusted = check_machine = unobtainable = check_name = check_ports = read = major = other_major = shared_memory = (
+        _refuse
+    )

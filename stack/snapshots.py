@@ -363,9 +363,8 @@ def _checked(name: str) -> str:
 
 
 def _from_the_clock(there: list[Snapshot]) -> str:
-    name = f"{datetime.now():%Y-%m-%d_%H%M%S}"
-    taken = sum(each.name.startswith(name) for each in there)
-    return f"{name}-{taken + 1}" if taken else name
+    name, taken = f"{datetime.now():%Y-%m-%d_%H%M%S}", {each.name for each in there}
+    return next(free for free in (name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))) if free not in taken)
 
 
 def _typed(name: str) -> str:

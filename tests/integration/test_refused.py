@@ -64,6 +64,14 @@ def test_docker_is_not_installed(with_data: Path, tmp_path: Path, command: tuple
     assert (with_data / "data/pg/canary").exists()
 
 
+@pytest.mark.parametrize("address", ["tcp://docker.invalid:2375", "ssh://me@docker.invalid"])
+def test_docker_on_another_machine_gets_no_data_and_ours_is_not_wiped(with_data: Path, address: str) -> None:
+    for command in (("up",), ("reset-data", "--yes"), ("reset", "--yes")):
+        saying = (address, "not on this machine", "docker context use default")
+        fail(with_data, 2, *command, saying=saying, env={"DOCKER_HOST": address}, within=10)
+    assert (with_data / "data/pg/canary").exists()
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_docker_does_not_answer(with_data: Path, command: tuple[str, ...]) -> None:
     said = fail(with_data, 1, *command, env={"DOCKER_HOST": "unix:///nonexistent"}, saying=("Docker does not answer",))

@@ -40,9 +40,9 @@ def types(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """Test what needs no Docker."""
     session.install("-r", "requirements.txt")
-    # By file: the tests of one share a server. What fetches PostgreSQL's programs must do so once.
+    # What fetches PostgreSQL's programs must do so once.
     session.run("python", "-c", "from stack import programs, settings; programs.server_programs(settings.ROOT)")
-    session.run("pytest", "tests/unit", "-n", "4", "--dist", "loadscope", *session.posargs)
+    session.run("pytest", "tests/unit", "-n", "4", "--dist", "loadgroup", *session.posargs)
 
 
 @nox.session

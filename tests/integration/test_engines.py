@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -60,7 +61,8 @@ def kill(copy: Path, engine: str, victim: str) -> None:
         if engine == "docker":
             docker("exec", containers(copy)["postgres"], "sh", "-c", f"kill -KILL {pid}")
         else:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a session may just have ended
+                os.kill(pid, signal.SIGKILL)
 
 
 def smoke(copy: Path) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,8 @@ def crash(copy: Path, chance: random.Random, args: list[str]) -> bool:
         time.sleep(chance.uniform(0.2, 0.7))
         if victim == "background":
             for process in keepers(copy):
-                process.kill()
+                with suppress(psutil.NoSuchProcess):  # its work may just be done
+                    process.kill()
         if victim in ("command", "both"):
             os.killpg(child.pid, signal.SIGKILL)
         if victim in ("server", "both"):

@@ -22,6 +22,8 @@ from stack.process import StackError
 from stack.programs import server_programs
 from tests.ports import own_port
 
+pytestmark = pytest.mark.xdist_group("doctor")  # they share a server
+
 Findings = dict[str, dict[str, Any]]
 
 

@@ -16,6 +16,8 @@ from stack.external import External
 from stack.process import Refused, StackError
 from tests.unit.conftest import embedded
 
+pytestmark = pytest.mark.xdist_group("dumps")  # they share a server
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:

@@ -21,6 +21,8 @@ from stack.external import External
 from stack.process import Refused, StackError
 from tests.unit.conftest import embedded
 
+pytestmark = pytest.mark.xdist_group("snapshots")  # they share a server
+
 LIMIT = 20.0
 """Seconds in which the background must have done its work."""
 

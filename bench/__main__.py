@@ -25,8 +25,17 @@ from bench.sites import Failed, Site, images, sites
 
 ROWS = (*rows.ROWS, *saves.ROWS)
 RESULTS = Path(__file__).parent / "results"
-SIZES = {"interval": 10, "inserts": 200_000, "megabytes": 1000, "small": 10, "loop": 100, "middle": 1000, "large": 4000}
-TINY = {"interval": 1, "inserts": 2_000, "megabytes": 10, "small": 1, "loop": 2, "middle": 5, "large": 10}
+SIZES = {
+    "interval": 10,
+    "inserts": 200_000,
+    "megabytes": 1000,
+    "small": 10,
+    "loop": 100,
+    "rounds": 20,
+    "middle": 1000,
+    "large": 4000,
+}
+TINY = {"interval": 1, "inserts": 2_000, "megabytes": 10, "small": 1, "loop": 2, "rounds": 2, "middle": 5, "large": 10}
 ENOUGH = 5
 """Runs below which a median judges nothing."""
 

@@ -14,8 +14,6 @@ import psycopg
 from bench.rows import Measure, Row, invoke, nothing
 from bench.sites import Failed, Site, ask, run
 
-ROUNDS = 20
-"""How often a developer changes something and wants the moment before back."""
 DSLR = str(Path(sys.executable).with_name("dslr"))
 NO_SPARE = {"STACK_SPARE": "0"}
 PATIENCE = 120.0
@@ -51,7 +49,10 @@ def start(site: Site) -> None:
 
 
 def filled(megabytes: str) -> Callable[[Site], None]:
-    """Prepare a database of a size; a row takes 2 kB, is too short to be compressed, and four fit on a page."""
+    """Prepare a database of a size, of which zstd makes a seventh, as of many a real one.
+
+    A row takes 2 kB, is too short for the server to compress it, and four fit on a page.
+    """
 
     def once(site: Site) -> None:
         start(site)
@@ -63,7 +64,8 @@ def filled(megabytes: str) -> Callable[[Site], None]:
         clear(site)
         empty(site)
         state = "CREATE TABLE bench_state (n int)"
-        filler = f"SELECT n, repeat(md5(n::text), 60) AS filler FROM generate_series(1, {rows}) n"
+        text = "(SELECT string_agg(repeat(md5(n::text || i), 4), '') FROM generate_series(1, 15) AS i)"
+        filler = f"SELECT n, {text} AS filler FROM generate_series(1, {rows}) AS n"
         execute(site, f"CREATE TABLE bench_filler AS {filler}", state, "VACUUM", "CHECKPOINT")
 
     return once
@@ -144,7 +146,7 @@ def loop(undo: Callable[[Site], object]) -> Measure:
 
     def measure(site: Site) -> float:
         begun = time.perf_counter()
-        for n in range(ROUNDS):
+        for n in range(site.sizes["rounds"]):
             execute(site, f"INSERT INTO bench_state VALUES ({n})", "UPDATE bench_filler SET n = -n WHERE n < 100")
             undo(site)
         seconds = time.perf_counter() - begun
@@ -184,7 +186,7 @@ def _at(size: str, runs: int) -> tuple[Row, ...]:
 
 ROWS = (
     *_at("small", 5),
-    Row("loop", f"{ROUNDS} x (change, invoke restore), {{loop}} MB", "postgres", ready_for_the_loop, nothing,
+    Row("loop", "{rounds} x (change, invoke restore), {loop} MB", "postgres", ready_for_the_loop, nothing,
         loop(invoke("restore", "bench")),
         (("same, dslr restore", loop(dslr("restore", "bench")), None),
          ("same, drop, create, pg_restore -1", loop(load_again), None)), most=1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
 import shlex
 import subprocess
 import sys
@@ -84,22 +85,27 @@ def dump(engine: Engine, file: str) -> None:
 
 def _write(command: Command, target: Path) -> str:
     """Run pg_dump into a file, until it is on the disk, and return what pg_dump said if it failed."""
-    with target.open("wb") as output, tempfile.TemporaryFile() as words, progress("Dumping") as show:
+    said = b""
+    with target.open("wb") as output, progress("Dumping") as show:
         child = subprocess.Popen(
-            command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=output, stderr=words
+            command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE
         )
+        words: IO[bytes] = child.stderr  # type: ignore[assignment]
         try:
-            while child.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    child.wait(0.2)
+            while True:  # its stderr ends when it does
+                if select.select([words], [], [], 0.2)[0]:
+                    if not (piece := os.read(words.fileno(), CHUNK)):
+                        break
+                    said += piece
                 show(target.stat().st_size)
-        finally:
+        except BaseException:
             child.kill()
+            raise
+        finally:
             child.wait()
+            words.close()
         os.fsync(output.fileno())
-        words.seek(0)
-        said = words.read().decode(errors="replace").strip()
-    return (said or f"exit code {child.returncode}") if child.returncode else ""
+    return (said.decode(errors="replace").strip() or f"exit code {child.returncode}") if child.returncode else ""
 
 
 def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:

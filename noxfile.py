@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import nox
 
+# As pip does it; else every command that is tested or measured may have to compile all that it imports.
+os.environ["UV_COMPILE_BYTECODE"] = "1"
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"

@@ -40,7 +40,10 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     importing.join()
     import psycopg
 
-    cluster = Cluster(running, name)
+    try:
+        cluster = _cluster(engine, running, name)
+    except LoginFailed as error:
+        raise StackError(f"The database does not let us in:\n{error}\n`invoke doctor` finds out why.") from None
     with cluster.connection:
         try:
             yield cluster
@@ -53,6 +56,17 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
             with suppress(psycopg.Error):
                 cluster.connection.cancel_safe(timeout=PATIENCE)
             raise
+
+
+def _cluster(engine: Engine, running: Running, name: str) -> Cluster:
+    try:
+        return Cluster(running, name)
+    except LoginFailed:
+        # The password may have been changed since the container was made; what is configured now takes longer to ask.
+        endpoint = engine.endpoint()
+        if not endpoint or endpoint == running.endpoint:
+            raise
+        return Cluster(running._replace(endpoint=endpoint), name)
 
 
 class Cluster:
@@ -185,18 +199,18 @@ class Cluster:
 
         if done.wait(0.05):
             return
-        with suppress(psycopg.Error, StackError), _connect_beside(self._beside) as second:
+        with suppress(psycopg.Error, LoginFailed), _connect_beside(self._beside) as second:
             while not done.wait(0.05):
                 second.execute(f"SELECT pg_terminate_backend(pid) {_SESSIONS}", [oid])
 
 
 def _connect_beside(endpoint: Endpoint) -> Connection[Any]:
-    """Log in to a database that is not the user's; `postgres` first, since others copy theirs from template1."""
-    why = ""
-    for name in ("postgres", "template1"):
-        if name != endpoint.database:
-            try:
-                return connect(replace(endpoint, database=name))
-            except LoginFailed as error:
-                why = why or str(error)
-    raise StackError(f"The database does not let us in:\n{why}\n`invoke doctor` finds out why.")
+    """Log in to a database that is not the user's; `postgres` first, since others copy theirs from template1.
+
+    Raises LoginFailed.
+    """
+    beside = [replace(endpoint, database=name) for name in ("postgres", "template1") if name != endpoint.database]
+    try:
+        return connect(beside[0])
+    except LoginFailed:
+        return connect(beside[-1])  # somebody may have dropped `postgres`

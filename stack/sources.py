@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ class Source:
         self.size = os.fstat(raw.fileno()).st_size
         """Its bytes as they are stored."""
         self.head = b""
-        self.head = self.read(HEAD)
+        # psql takes a byte order mark only where a file begins, and ours begins before it.
+        self.head = self.read(HEAD).removeprefix(BOM_UTF8)
         self._unread = self.head
 
     @property

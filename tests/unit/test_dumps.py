@@ -184,6 +184,12 @@ def test_a_file_may_have_a_transaction_of_its_own_all_around(engine: Embedded, t
     assert ask(engine, "SELECT n FROM new") == 42
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(engine: Embedded, tmp_path: Path) -> None:
+    (tmp_path / "some.sql").write_text("CREATE TABLE new AS SELECT 'größe' AS n;\n", encoding="utf-8-sig")
+    dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    assert ask(engine, "SELECT n FROM new") == "größe"
+
+
 def test_a_dump_that_fails_leaves_the_former_one(engine: Embedded, tmp_path: Path, archive: bytes) -> None:
     nowhere = Embedded(replace(engine.settings, database="nowhere"), engine.root)
     with pytest.raises(StackError, match="Nothing was written"):

@@ -1,4 +1,4 @@
-"""What invoke does not do by itself: optional words after a task, one line for wrong usage and for Ctrl-C, a quick end."""
+"""What invoke does not do by itself: optional words after a task, one line for wrong usage or Ctrl-C, a quick end."""
 
 from __future__ import annotations
 

@@ -163,6 +163,7 @@ def preflight(site: Site) -> float:
     engine = Docker(site.settings, site.root)
     rows = engine._rows()
     start = time.perf_counter()
+    engine.check_machine()
     engine._foresee(rows)
     return time.perf_counter() - start
 

@@ -18,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from tests import crashes
 from tests.integration import checkout
 from tests.integration.checkout import INVOKE, SHOP, environment, eventually, fail, login, run, sql, succeed, tables
 from tests.integration.terminal import Terminal
@@ -192,60 +193,34 @@ def test_ctrl_c_in_the_middle_of_a_copy_leaves_nothing(started: Path) -> None:
     eventually(lambda: databases(started) == [])
 
 
-def grow(copy: Path, megabytes: int) -> None:
-    """Make a table of about that size; its content is told by its sum."""
-    rows = f"SELECT n, repeat(md5(n::text), 60) AS f FROM generate_series(1, {megabytes * 512}) AS n"
-    sql(copy, f"CREATE TABLE filler AS {rows}")
-    sql(copy, "CREATE TABLE state AS SELECT 0 AS n")
-
-
-CONTENT = "SELECT n, (SELECT count(*) || '/' || sum(filler.n) || '/' || sum(length(f)) FROM filler) FROM state"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)
 def test_crashes_lose_nothing(started: Path) -> None:
     """Kill the command, the server, or what works in the background, at any moment; then look what is there."""
     chance = random.Random(1)  # noqa: S311 - the same moments each time
     grow(started, megabytes=20)
-    whole = content(started)[1]
-    kept: dict[str, set[int]] = {}  # each snapshot, and which states of the database it may hold
-    maybe: dict[str, set[int]] = {}  # those that only a command that was killed may have made
-    now = crashes = 0
-    while crashes < CRASHES:
-        now += 1
-        sql(started, f"UPDATE state SET n = {now}")
-        name = chance.choice("abcd")
-        restoring = name in kept and chance.random() < 0.6
-        words = ["restore", name] if restoring else ["snapshot", name, "--replace"]
-        crashed = crash(started, chance, words)
-        crashes += crashed
-        state, rows = content(started)
-        assert rows == whole
-        if restoring:
-            assert state in kept[name] | ({now} if crashed else set())
-            kept[name] = kept[name] if state == now else {state}
-            continue
-        assert state == now
-        if not crashed:
-            kept[name] = {now}
-            maybe.pop(name, None)
-        else:
-            (kept if name in kept else maybe).setdefault(name, set()).add(now)
-    there = set(listed(started))
-    assert set(kept) <= there <= {*kept, *maybe}
-    for name in there:
-        succeed(started, "restore", name)
-        state, rows = content(started)
-        assert rows == whole
-        assert state in {**maybe, **kept}[name]
-    eventually(lambda: len(databases(started)) == len(there) + 1, timeout=60)  # and the spare
+    left = crashes.lose_nothing(
+        CRASHES,
+        chance,
+        sql=lambda statement: sql(started, statement),
+        content=lambda: content(started),
+        crash=lambda name, restoring: crash(
+            started, chance, ["restore", name] if restoring else ["snapshot", name, "--replace"]
+        ),
+        names=lambda: set(listed(started)),
+        restore=lambda name: succeed(started, "restore", name),
+    )
+    eventually(lambda: len(databases(started)) == left + 1, timeout=60)  # and the spare
+
+
+def grow(copy: Path, megabytes: int) -> None:
+    crashes.fill(lambda statement: sql(copy, statement), megabytes * 512)
 
 
 def content(copy: Path) -> tuple[int, str]:
     """Return the state of the database, and its size and sums."""
     with login(copy) as session:
-        row = session.execute(CONTENT).fetchone()
+        row = session.execute(crashes.CONTENT).fetchone()
     assert row
     return row[0], row[1]
 

@@ -16,11 +16,11 @@ import pytest
 from stack import ready, snapshots
 from stack.embedded import Embedded
 from stack.process import StackError
+from tests import crashes
 from tests.unit.conftest import embedded
 
 CRASHES = 30
 """Of a hundred, three times; the others are in the integration tests."""
-CONTENT = "SELECT n, (SELECT count(*) || '/' || sum(filler.n) || '/' || sum(length(f)) FROM filler) FROM state"
 
 
 @pytest.fixture
@@ -30,8 +30,7 @@ def engine(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         up(made)
         ask(made, "ALTER SYSTEM SET fsync = off")  # what is killed is the server, not the machine
         ask(made, "SELECT pg_reload_conf()")
-        ask(made, "CREATE TABLE filler AS SELECT n, repeat(md5(n::text), 60) AS f FROM generate_series(1, 8000) AS n")
-        ask(made, "CREATE TABLE state AS SELECT 0 AS n")
+        crashes.fill(lambda statement: ask(made, statement), 8000)
         yield made
 
 
@@ -46,7 +45,7 @@ def ask(engine: Embedded, sql: str) -> tuple[int, str] | None:
 
 
 def content(engine: Embedded) -> tuple[int, str]:
-    found = ask(engine, CONTENT)
+    found = ask(engine, crashes.CONTENT)
     assert found
     return found
 
@@ -54,45 +53,24 @@ def content(engine: Embedded) -> tuple[int, str]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_crashes_lose_nothing(engine: Embedded, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - the same moments each time
-    whole = content(engine)[1]
-    kept: dict[str, set[int]] = {}  # each snapshot, and which states of the database it may hold
-    maybe: dict[str, set[int]] = {}  # those that only a command that was killed may have made
-    now = crashes = 0
-    while crashes < CRASHES:
-        now += 1
-        ask(engine, f"UPDATE state SET n = {now}")
-        name = chance.choice("abcd")
-        restoring = name in kept and chance.random() < 0.6
 
-        def work(name: str = name, restoring: bool = restoring) -> None:
-            if restoring:
-                snapshots.restore(engine, name)
-            else:
-                snapshots.take(engine, name, overwrite=True)
-
-        crashed = crash(engine, chance, work)
-        crashes += crashed
-        state, rows = content(engine)
-        assert rows == whole
+    def work(name: str, restoring: bool) -> None:
         if restoring:
-            assert state in kept[name] | ({now} if crashed else set())
-            kept[name] = kept[name] if state == now else {state}
-            continue
-        assert state == now
-        if not crashed:
-            kept[name] = {now}
-            maybe.pop(name, None)
+            snapshots.restore(engine, name)
         else:
-            (kept if name in kept else maybe).setdefault(name, set()).add(now)
-    there = {each.name for each in snapshots.listed(engine)}
-    assert set(kept) <= there <= {*kept, *maybe}
-    for name in there:
-        snapshots.restore(engine, name)
-        state, rows = content(engine)
-        assert rows == whole
-        assert state in {**maybe, **kept}[name]
+            snapshots.take(engine, name, overwrite=True)
+
+    left = crashes.lose_nothing(
+        CRASHES,
+        chance,
+        sql=lambda statement: ask(engine, statement),
+        content=lambda: content(engine),
+        crash=lambda name, restoring: crash(engine, chance, lambda: work(name, restoring)),
+        names=lambda: {each.name for each in snapshots.listed(engine)},
+        restore=lambda name: snapshots.restore(engine, name),
+    )
     ours = "SELECT count(*), '' FROM pg_database WHERE datname LIKE 'stack-%'"
-    assert ask(engine, ours) == (len(there) + 1, "")  # and the spare
+    assert ask(engine, ours) == (left + 1, "")  # and the spare
 
 
 def crash(engine: Embedded, chance: random.Random, work: Callable[[], None]) -> bool:

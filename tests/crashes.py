@@ -23,6 +23,7 @@ def lose_nothing(
     content: Callable[[], tuple[int, str]],
     crash: Callable[[str, bool], bool],
     names: Callable[[], set[str]],
+    take: Callable[[str], object],
     restore: Callable[[str], object],
 ) -> int:
     """Take snapshots and restore them, each time with a crash, until there were `crashes`; return how many are left.
@@ -31,7 +32,8 @@ def lose_nothing(
     something meanwhile, and returns False when it was done before.
     """
     whole = content()[1]
-    kept: dict[str, set[int]] = {}  # each snapshot, and which states of the database it may hold
+    take("a")
+    kept = {"a": {0}}  # each snapshot, and which states of the database it may hold
     maybe: dict[str, set[int]] = {}  # those that only a command that was killed may have made
     now = crashed = 0
     while crashed < crashes:

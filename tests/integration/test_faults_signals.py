@@ -50,9 +50,8 @@ def interrupted(copy: Path, *args: str, seconds: float) -> Iterator[str]:
 
 
 def listens(child: subprocess.Popen[str]) -> bool:
-    """Return whether a command has come so far that a signal is its own business, or has ended."""
-    if child.poll() is not None:
-        return True
+    """Return whether a command has come so far that a signal is its own business; fails when it ends before."""
+    assert child.poll() is None
     caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{child.pid}/status").read_text(), re.MULTILINE)
     return bool(caught and int(caught[1], 16) & 1 << signal.SIGTERM - 1)
 

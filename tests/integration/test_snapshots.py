@@ -208,6 +208,7 @@ def test_crashes_lose_nothing(started: Path) -> None:
             started, chance, ["restore", name] if restoring else ["snapshot", name, "--replace"]
         ),
         names=lambda: set(listed(started)),
+        take=lambda name: succeed(started, "snapshot", name),
         restore=lambda name: succeed(started, "restore", name),
     )
     eventually(lambda: len(databases(started)) == left + 1, timeout=60)  # and the spare

@@ -67,6 +67,7 @@ def test_crashes_lose_nothing(engine: Embedded, seed: int) -> None:
         content=lambda: content(engine),
         crash=lambda name, restoring: crash(engine, chance, lambda: work(name, restoring)),
         names=lambda: {each.name for each in snapshots.listed(engine)},
+        take=lambda name: snapshots.take(engine, name),
         restore=lambda name: snapshots.restore(engine, name),
     )
     ours = "SELECT count(*), '' FROM pg_database WHERE datname LIKE 'stack-%'"

@@ -112,6 +112,14 @@ def test_what_is_cut_off_changes_nothing(
         assert ask(engine, "SELECT to_regclass('kept')") is None
 
 
+def test_sql_of_pg_dump_that_is_cut_off_between_statements_changes_nothing(engine: Embedded, tmp_path: Path) -> None:
+    whole = plain(engine)
+    (tmp_path / "cut.sql").write_bytes(whole[: whole.rindex(b"\n--\n-- Name: ")])
+    with pytest.raises(StackError, match="the last line of a dump is missing"):
+        dumps.load(engine, str(tmp_path / "cut.sql"), clean=True, yes=True)
+    assert ask(engine, "SELECT count(*) FROM seen") == 20000
+
+
 def test_a_dump_of_a_newer_server_is_refused(engine: Embedded, tmp_path: Path, archive: bytes) -> None:
     version = str(ask(engine, "SHOW server_version")).split()[0].encode()
     for content in (archive, plain(engine)):

@@ -7,9 +7,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -396,6 +397,38 @@ def test_restore_waits_for_the_spare_that_is_being_prepared(
     said = capsys.readouterr().err
     assert "being prepared" in said
     assert "made first" not in said
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_session_that_ends_at_any_statement_leaves_old_or_new(
+    engine: Embedded, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+    ask(engine, "CREATE TABLE kept ()")
+    snapshots.take(engine, "one")
+    execute = psycopg.Connection.execute
+    for statements in range(1, 100):
+        left = statements
+
+        def end(self: psycopg.Connection, *words: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if not left:
+                self.close()
+            return execute(self, *words)
+
+        ask(engine, "CREATE TABLE IF NOT EXISTS new ()")
+        with monkeypatch.context() as patched, suppress(StackError):
+            patched.setattr(psycopg.Connection, "execute", end)
+            snapshots.restore(engine, "one", keep=keep)
+        found = ask(engine, tables)
+        assert found in (["kept"], ["kept", "new"])
+        assert "one" in names(engine)
+        if left > 0:  # it has come to its end
+            assert found == ["kept"]
+            assert statements > 15
+            return
+    pytest.fail("restore never came to its end")
 
 
 def test_the_names_are_there_when_the_server_is_not(engine: Embedded) -> None:

@@ -50,11 +50,13 @@ def down(c: Context) -> None:
 def restart(c: Context, service: str = "", timeout: int = 60) -> None:
     """Restart one service, or all, and return when everything is usable."""
     from stack import engine, ready
+    from stack.talk import say
 
     with engine.exclusive(ROOT):
         chosen = engine.choose(ROOT)
         chosen.restart(service)
         ready.wait_usable(chosen, timeout)
+    say("Everything is usable again.")
 
 
 @task(help={"json": "Print JSON."})
@@ -129,7 +131,11 @@ def dump(c: Context, file: str = "") -> None:
 
 
 @task(
-    help={"file": "A dump or SQL, gzipped or not; - is stdin.", "clean": "Delete what is in the database first.", **YES}
+    help={
+        "file": "A dump or SQL, gzip, zstd or plain; - is stdin.",
+        "clean": "Delete what is in the database first.",
+        **YES,
+    }
 )
 def load(c: Context, file: str = "", clean: bool = False, yes: bool = False) -> None:
     """Bring a dump or a file of SQL into the database, all or nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     importing.join()
     import psycopg
 
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # that a rollback fails on Ctrl-C is no news
     try:
         cluster = _cluster(engine, running, name)
     except LoginFailed as error:

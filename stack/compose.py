@@ -74,6 +74,7 @@ class Docker:
         flags = ["-it"] if terminal else ["-i"] if stdin else []
         flags += ["--env", f"PGAPPNAME={name}"] if name else []
         server = self.running(POSTGRES)
+        self._refuse_if_changed(json.loads(self._ask("inspect", "--format", "{{json .Config.Env}}", server)))
         if argv[0] == "pg_restore" and "-f" not in argv:
             argv = (argv[0], "--dbname=", *argv[1:])  # that of PGDATABASE, which it does not take by itself
         return Command(["docker", "exec", *flags, server, "sh", "-c", _AS_CONFIGURED, "sh", *argv], {})
@@ -126,7 +127,7 @@ class Docker:
         form = "{{json .Config.Env}}\t{{json .Mounts}}\t{{json .NetworkSettings.Ports}}"
         told = self._ask("inspect", "--format", form, self.running(POSTGRES)).split("\t")
         variables, mounts, ports = map(json.loads, told)
-        environment = dict(variable.split("=", 1) for variable in variables)
+        environment: dict[str, str] = self._refuse_if_changed(variables)
         bindings = [Path(each["Source"]) for each in mounts if each["Destination"] == _STATE["pg"][1]]
         published = [{"host_ip": each["HostIp"], "published": each["HostPort"]} for each in ports.get("5432/tcp") or []]
         if not published or not bindings:
@@ -134,8 +135,22 @@ class Docker:
                 "postgres has just stopped, or it has no port on this machine, or no directory there. Type"
                 " `invoke status`, then `invoke up`."
             )
-        login = (environment[name] for name in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"))
-        return Running(Endpoint(*_address(published[0]), *login), bindings[0])
+        user, password, database = (environment[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
+        return Running(Endpoint(*_address(published[0]), user, password, database), bindings[0])
+
+    def _refuse_if_changed(self, variables: list[str]) -> dict[str, str]:
+        """Return a container's environment. Raises Refused when the settings name another database than it does."""
+        environment = dict(variable.split("=", 1) for variable in variables)
+        runs = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
+        if runs != (self.settings.user, self.settings.database):  # a layer may say otherwise, which takes longer to ask
+            now = self.endpoint()
+            if now and runs != (now.user, now.database):
+                raise Refused(
+                    f"The settings have changed since the stack was started: it runs with the database {runs[1]!r} of"
+                    f" the user {runs[0]!r}, and they name {now.database!r} of {now.user!r}. Nothing was done.",
+                    cure="Type `invoke up` to start with the settings of now, or put the former ones back.",
+                )
+        return environment
 
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches port `target` of a service; empty when it is not published."""

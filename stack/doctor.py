@@ -451,7 +451,11 @@ def log_in(case: Case) -> Findings:
     try:
         yield ok(f"works: PostgreSQL {login(case.endpoint)}")
     except LoginFailed as error:
-        yield _why_not_in(case, case.endpoint, str(error))
+        if case.ours and "Connection refused" in str(error):
+            why = f"Nothing listens at {case.endpoint.url()}; the settings may have changed since it was started."
+            yield failed(why, "Type `invoke up` to start with those of now.")
+        else:
+            yield _why_not_in(case, case.endpoint, str(error))
 
 
 def _why_not_in(case: Case, endpoint: Endpoint, said: str) -> Finding:

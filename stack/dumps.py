@@ -67,7 +67,7 @@ def dump(engine: Engine, file: str) -> None:
                 "A dump is binary and stdout is a terminal. Name a file, or redirect: invoke dump - > my.dump"
             )
         become(*command)
-    target = Path(file) if file else engine.root / "backups" / f"{datetime.now():%Y-%m-%d_%H%M%S}.dump"
+    target = Path(file) if file else _dated(engine.root / "backups")
     try:
         if not file:
             target.parent.mkdir(exist_ok=True)
@@ -81,6 +81,12 @@ def dump(engine: Engine, file: str) -> None:
             f"{target} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
         ) from None
     say(f"Wrote {target} ({human(target.stat().st_size)}). `invoke load {shlex.quote(str(target))}` brings it back.")
+
+
+def _dated(folder: Path) -> Path:
+    now = f"{datetime.now():%Y-%m-%d_%H%M%S}"
+    names = (f"{now}.dump", *(f"{now}-{n}.dump" for n in range(2, 100)))
+    return next(path for name in names if not (path := folder / name).exists())
 
 
 def _write(command: Command, target: Path) -> str:
@@ -173,8 +179,7 @@ def _send_sql(engine: Engine, before: bytes, source: Reader, name: str) -> str:
         tail = psql.feed(_Statements(source))
         cut = b"PostgreSQL database dump\n" in source.head and b"dump complete" not in tail
         said = psql.commit(but="the file ends in the middle: the last line of a dump is missing." if cut else "")
-        left = _LEFT.search(said)
-        return left.expand(_NOT_WHOLE) if left else said
+        return next((found.expand(why) for words, why in _NOT_WHOLE if (found := words.search(said))), said)
 
 
 def _psql(engine: Engine, before: bytes, name: str) -> _Piped:
@@ -210,10 +215,11 @@ class _Statements:
         """Return the next bytes. Raises StackError when they lead to another database."""
         while chunk := self._source.read(size):
             self._kept = _LARGE_OBJECT.sub(rb"\1", self._kept + chunk)
-            if _CONNECT.search(self._kept):
-                raise StackError(
-                    "The file goes to another database (\\connect), and it is loaded into the configured one. Nothing"
-                    " was changed. Take that line out, or run the file as it is: `invoke psql -f FILE`."
+            if found := _LEAVES.search(self._kept):
+                raise Refused(
+                    f"The file holds the line {found[1].decode()}, which leads to another database or past an error,"
+                    " and it can only be applied whole or not at all. Nothing of it was applied. Take that line out, or"
+                    " run the file as it is: `invoke psql -f FILE`."
                 )
             if len(self._kept) > 2 * HEAD:
                 given, self._kept = self._kept[1:-HEAD], self._kept[-HEAD - 1 :]
@@ -227,6 +233,7 @@ class _Piped:
 
     def __init__(self, command: Command, output: int = subprocess.DEVNULL) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed on leaving
+        self.said = ""
         self._child = subprocess.Popen(
             command.argv,
             env=environment(command.env),
@@ -285,7 +292,7 @@ class _Piped:
         if not but:
             self.feed(io.BytesIO(_WHOLE))
         said = self.end()
-        return but or said
+        return but or said or ("" if _REACHED in self.said else _ENDS_IN_THE_MIDDLE)
 
     def end(self) -> str:
         """Close its input, wait for it, and return what it said if it failed."""
@@ -295,8 +302,8 @@ class _Piped:
             self.output.read()
         code = self._child.wait()
         self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()
-        return (said or f"exit code {code}") if code else ""
+        self.said = self._said.read().decode(errors="replace").strip()
+        return (self.said or f"exit code {code}") if code else ""
 
 
 def _one_line(statements: bytes) -> bytes:
@@ -318,14 +325,27 @@ _BEGIN = _one_line(b"""
 """)
 # Elsewhere a pooler would hand this on to other sessions.
 _AFTER = b"SET default_transaction_read_only = on; COMMIT; "
-_WHOLE = b"\n;SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;COMMIT;\n"
-_LEFT = re.compile(r"<stdin>:(\d+): .*(?:stack_whole|in a read-only transaction)")
+_REACHED = "stack: committed"
+_WHOLE = (
+    b"\n\\set ON_ERROR_STOP on\n;SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;COMMIT;\n"
+    b"\\warn " + _REACHED.encode() + b"\n"
+)
+_OR_ELSE = " Take that out, or run the file as it is: `invoke psql -f FILE`."
+_ENDS_IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a statement in it is not closed."
 _NOT_WHOLE = (
-    r"the file ends its transaction itself, by line \1 (COMMIT or ROLLBACK), and goes on. It can only be applied whole"
-    r" or not at all. Take that out, or run the file as it is: `invoke psql -f FILE`."
+    (re.compile(r"<stdin>:(\d+): .*COMMIT in the middle"), rf"line \1 says COMMIT, and the file goes on.{_OR_ELSE}"),
+    (
+        re.compile(r"<stdin>:(\d+): .*in a read-only transaction"),
+        rf"the file says ROLLBACK, and line \1 would write after it.{_OR_ELSE}",
+    ),
+    (
+        re.compile(r'relation "pg_temp.stack_whole" does not exist'),
+        rf"the file says ROLLBACK, so nothing of it would stay.{_OR_ELSE}",
+    ),
+    (re.compile(r"stack\.whole"), _ENDS_IN_THE_MIDDLE),
 )
 _COMMIT = re.compile(rb"(?<=[;\s])commit(\s+(work|transaction))?\s*;(\s|--[^\n]*)*\Z", re.IGNORECASE)
-_CONNECT = re.compile(rb"\n\\c(onnect)?\s")
+_LEAVES = re.compile(rb"\n(\\(?:c|connect|q|quit|set[ \t]+ON_ERROR_(?:STOP|ROLLBACK)))(?=\s)")
 _LARGE_OBJECT = re.compile(rb"(\nSELECT pg_catalog\.lo_close\(0\);\n\n)COMMIT;")
 _EMPTY = _one_line(b"""
     DO $$ DECLARE name text; BEGIN

@@ -22,14 +22,15 @@ def psql(engine: Engine, command: list[str], file: str) -> NoReturn:
     if file and file != "-":
         _read_from(Path(file))
     argv = psql_argv(command, file, stop=not interactive)
-    # A client that was given its commands must not swallow the stdin of the loop that it stands in.
-    reads = bool(file) or not command
+    # A client that was given its commands must not swallow the stdin of the loop that it stands in, unless they ask.
+    reads = bool(file) or not command or any("stdin" in sql.lower() for sql in command)
     if sys.stdin.isatty() and sys.stdout.isatty():
         become(*engine.client(*argv, stdin=reads, terminal=True))
     with interruptible(engine) as name:
         argv, env = engine.client(*argv, stdin=reads, name=name)
         child = subprocess.Popen(argv, env=environment(env), stdin=None if reads else subprocess.DEVNULL)
-        raise Exit(code=child.wait())
+        code = child.wait()
+        raise Exit(code=code if code >= 0 else 128 - code)  # as a shell tells that a signal ended it
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class StackError(Exit):
     """A failure that a person can act on: what happened, why, what to type next. No traceback."""
 
     def __init__(self, message: str, code: int = 1, *, cure: str = "") -> None:
-        super().__init__(f"{message} {cure}".rstrip(), code)
+        super().__init__(f"{message}{'' if message.endswith(chr(10)) else ' '}{cure}".rstrip(), code)
         self.what, self.cure = message, cure
 
     def __str__(self) -> str:

@@ -229,7 +229,7 @@ def _find(cluster: Cluster, name: str) -> Snapshot:
     for each in there:
         if each.name == name:
             return each
-    names = ", ".join(each.name for each in there[:10])
+    names = ", ".join(each.name for each in there)
     raise Refused(f"There is no snapshot {name!r} of {cluster.database}, so nothing was done. There are: {names}.")
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from stack.process import Refused, forget_stdout
+from stack.process import Refused, StackError, forget_stdout
 
 
 def say(message: str) -> None:
@@ -20,6 +20,9 @@ def give(data: str) -> None:
         print(data, flush=True)
     except BrokenPipeError:
         forget_stdout()
+    except OSError as error:
+        forget_stdout()
+        raise StackError(f"stdout cannot be written: {error.strerror}. Make room, or send it elsewhere.") from None
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def invoke(*args: str) -> "subprocess.CompletedProcess[str]":
         ("snapshot before-it -m why", "snapshot", "name", "before-it"),
         ("snapshot", "snapshot", "name", ""),
         ("restore reset", "restore", "name", "reset"),  # a snapshot of that name, not a task that deletes all data
+        ("restart dashboard", "restart", "service", "dashboard"),  # not all services, and then the browser
         ("restore --keep two", "restore", "name", "two"),
         ("drop-snapshot --name=-x --yes", "drop-snapshot", "name", "-x"),
         ("reset-data --service pg --dry-run --yes", "reset-data", "dry_run", True),

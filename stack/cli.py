@@ -32,7 +32,7 @@ def install() -> None:
         is_flag = len(token) > 1 and token.startswith("-")
         # `restore reset` means a snapshot of that name, not two tasks of which one deletes all data; and
         # `restart dashboard` one service, not all of them and then the browser.
-        is_word = "name" in arguments or (token == "dashboard" and "service" in arguments)
+        is_word = "name" in arguments or (token in {"dashboard"} and "service" in arguments)
         is_task = token in self.contexts and not is_word
         if free and not is_flag and not is_task and not self.waiting_for_flag_value:
             free[0].value = token

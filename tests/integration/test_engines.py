@@ -96,6 +96,8 @@ def test_the_whole_life(copy: Path) -> None:
 def test_psql_has_its_streams_and_its_exit_code(started: Path) -> None:
     assert "42" in succeed(started, "psql", "-c", "SELECT 42")
     assert "43" in succeed(started, "psql", stdin="SELECT 43;")
+    asked = ("CREATE TABLE t (n int)", "COPY t FROM STDIN", "SELECT sum(n) FROM t")
+    assert "15" in succeed(started, "psql", *(word for each in asked for word in ("-c", each)), stdin="7\n8\n")
     (started / "a file.sql").write_text("SELECT 44;")
     assert "44" in succeed(started, "psql", "-f", "a file.sql")
     assert run(started, "psql", "-c", "SELECT 1/0").returncode == 1

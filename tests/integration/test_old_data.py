@@ -59,6 +59,17 @@ def test_the_password_is_changed_as_the_message_says(filled: Path) -> None:
     succeed(filled, "psql", "-c", "ALTER ROLE postgres PASSWORD 'postgres'")
 
 
+def test_settings_that_changed_since_the_start_lead_nobody_to_the_former_database(filled: Path) -> None:
+    (filled / "some.sql").write_text("SELECT 1")
+    configure(filled, POSTGRES_DB="another")
+    for command in (
+        ("psql", "-c", "DROP TABLE kept"), ("load", "some.sql", "--clean", "--yes"), ("snapshot",), ("dump", "-"),
+    ):  # fmt: skip
+        fail(filled, 2, *command, saying=("settings have changed", "'convex_poc'", "'another'", "`invoke up`"))
+    configure(filled, POSTGRES_DB="convex_poc")
+    assert tables(filled) == ["kept"]
+
+
 def in_server(copy: Path, *argv: str) -> None:
     docker("exec", "--user", "postgres", containers(copy)["postgres"], *argv)
 

@@ -186,7 +186,7 @@ def _psql(engine: Engine, before: bytes, name: str) -> _Piped:
     """Start psql in a transaction that only `_Piped.commit` can commit."""
     options = ("-qX", "-v", "ON_ERROR_STOP=1", "-v", "AUTOCOMMIT=off", "-f", "-")
     psql = _Piped(engine.client("psql", *options, stdin=True, name=name))
-    psql.feed(io.BytesIO(_AFTER * (engine.settings.engine != "external") + _BEGIN + before))
+    psql.feed(io.BytesIO(_OPEN + _AFTER * (engine.settings.engine != "external") + _BEGIN + before))
     return psql
 
 
@@ -233,7 +233,6 @@ class _Piped:
 
     def __init__(self, command: Command, output: int = subprocess.DEVNULL) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed on leaving
-        self.said = ""
         self._child = subprocess.Popen(
             command.argv,
             env=environment(command.env),
@@ -292,7 +291,7 @@ class _Piped:
         if not but:
             self.feed(io.BytesIO(_WHOLE))
         said = self.end()
-        return but or said or ("" if _REACHED in self.said else _ENDS_IN_THE_MIDDLE)
+        return but or said
 
     def end(self) -> str:
         """Close its input, wait for it, and return what it said if it failed."""
@@ -302,8 +301,8 @@ class _Piped:
             self.output.read()
         code = self._child.wait()
         self._said.seek(0)
-        self.said = self._said.read().decode(errors="replace").strip()
-        return (self.said or f"exit code {code}") if code else ""
+        said = self._said.read().decode(errors="replace").strip()
+        return (said or f"exit code {code}") if code else ""
 
 
 def _one_line(statements: bytes) -> bytes:
@@ -323,15 +322,17 @@ _BEGIN = _one_line(b"""
         FOR EACH ROW EXECUTE FUNCTION pg_temp.stack_whole();
     INSERT INTO pg_temp.stack_whole DEFAULT VALUES;
 """)
+# psql ends with an error when it does not come to the \endif of `_WHOLE`, as when a COPY swallows it.
+_OPEN = rb"\if true \\ "
 # Elsewhere a pooler would hand this on to other sessions.
 _AFTER = b"SET default_transaction_read_only = on; COMMIT; "
-_REACHED = "stack: committed"
-_WHOLE = (
-    b"\n\\set ON_ERROR_STOP on\n;SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;COMMIT;\n"
-    b"\\warn " + _REACHED.encode() + b"\n"
-)
+_WHOLE = b"""
+\\set ON_ERROR_STOP on
+;SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;COMMIT;
+\\endif
+"""
 _OR_ELSE = " Take that out, or run the file as it is: `invoke psql -f FILE`."
-_ENDS_IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a statement in it is not closed."
+_ENDS_IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a condition in it is not closed."
 _NOT_WHOLE = (
     (re.compile(r"<stdin>:(\d+): .*COMMIT in the middle"), rf"line \1 says COMMIT, and the file goes on.{_OR_ELSE}"),
     (
@@ -342,7 +343,7 @@ _NOT_WHOLE = (
         re.compile(r'relation "pg_temp.stack_whole" does not exist'),
         rf"the file says ROLLBACK, so nothing of it would stay.{_OR_ELSE}",
     ),
-    (re.compile(r"stack\.whole"), _ENDS_IN_THE_MIDDLE),
+    (re.compile(r"stack\.whole|reached EOF without finding"), _ENDS_IN_THE_MIDDLE),
 )
 _COMMIT = re.compile(rb"(?<=[;\s])commit(\s+(work|transaction))?\s*;(\s|--[^\n]*)*\Z", re.IGNORECASE)
 _LEAVES = re.compile(rb"\n(\\(?:c|connect|q|quit|set[ \t]+ON_ERROR_(?:STOP|ROLLBACK)))(?=\s)")

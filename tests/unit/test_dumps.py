@@ -161,7 +161,7 @@ def test_what_is_no_dump_changes_nothing(engine: Embedded, tmp_path: Path, conte
         ("CREATE TABLE half (t text);\nCOPY half FROM stdin;\none\ntwo", "ends in the middle"),
         ("CREATE TABLE half ();\nSELECT 'not closed;\n", "ends in the middle"),
         ("CREATE TABLE half ();\n/* not closed\n", "ends in the middle"),
-        ("CREATE TABLE half ();\n\\if false\n", "without finding closing"),
+        ("CREATE TABLE half ();\n\\if false\n", "ends in the middle"),
         ("CREATE TABLE half ();\n\\connect postgres\nCREATE TABLE two ();", "another database"),
         ("\\c postgres\nCREATE TABLE half ();", "another database"),
         ("SELECT $$" + "padding" * 1000 + "$$;\nCREATE TABLE half ();\n\\c - postgres\n", "another database"),

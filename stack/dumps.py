@@ -170,15 +170,15 @@ def _restore_after(engine: Engine, before: bytes, source: Reader, name: str) -> 
     command = engine.client("pg_restore", "-f", "-", "--no-owner", stdin=True)
     with _psql(engine, before, name) as psql, _Piped(command, subprocess.PIPE) as restore:
         with restore.fed(source):
-            psql.feed(_Statements(restore.output))
-        return psql.commit(but=restore.end())
+            tail = psql.feed(_Statements(restore.output))
+        return psql.commit(tail, but=restore.end())
 
 
 def _send_sql(engine: Engine, before: bytes, source: Reader, name: str) -> str:
     with _psql(engine, before, name) as psql:
         tail = psql.feed(_Statements(source))
         cut = b"PostgreSQL database dump\n" in source.head and b"dump complete" not in tail
-        said = psql.commit(but="the file ends in the middle: the last line of a dump is missing." if cut else "")
+        said = psql.commit(tail, but="the file ends in the middle: the last line of a dump is missing." if cut else "")
         return next((found.expand(why) for words, why in _NOT_WHOLE if (found := words.search(said))), said)
 
 
@@ -286,10 +286,10 @@ class _Piped:
         if failed:
             raise failed[0]
 
-    def commit(self, *, but: str) -> str:
-        """Make it true, unless there is something against it, and return what went wrong."""
+    def commit(self, tail: bytes, *, but: str) -> str:
+        """Make what ends with `tail` true, unless there is something against it, and return what went wrong."""
         if not but:
-            self.feed(io.BytesIO(_WHOLE))
+            self.feed(io.BytesIO(_WHOLE if _FINISHED.search(tail) else b"\n;" + _WHOLE))
         said = self.end()
         return but or said
 
@@ -327,10 +327,12 @@ _OPEN = rb"\if true \\ "
 # Elsewhere a pooler would hand this on to other sessions.
 _AFTER = b"SET default_transaction_read_only = on; COMMIT; "
 _WHOLE = b"""
-\\set ON_ERROR_STOP on
-;SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;COMMIT;
+SELECT set_config('stack.whole', 'yes', true) FROM pg_temp.stack_whole;
+COMMIT;
 \\endif
 """
+# After a COPY psql 17.12 reads no line behind an empty statement, so a semicolon goes only where one is missing.
+_FINISHED = re.compile(rb"(?:;|^\\[^\n]*|\A)(?:\s|--[^\n]*)*\Z", re.MULTILINE)
 _OR_ELSE = " Take that out, or run the file as it is: `invoke psql -f FILE`."
 _ENDS_IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a condition in it is not closed."
 _NOT_WHOLE = (

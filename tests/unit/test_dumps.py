@@ -198,6 +198,15 @@ def test_a_file_may_have_a_transaction_of_its_own_all_around(engine: Embedded, t
     assert ask(engine, "SELECT n FROM new") == 42
 
 
+@pytest.mark.parametrize(
+    "end", ["", ";", "; -- done\n", " -- done", " /* done */", ";\nCOPY new FROM STDIN;\n42\n\\.\n"]
+)
+def test_a_last_statement_needs_no_semicolon(engine: Embedded, tmp_path: Path, end: str) -> None:
+    (tmp_path / "some.sql").write_text(f"CREATE TABLE new (n int){end}")
+    dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    assert ask(engine, "SELECT coalesce(sum(n), 42) FROM new") == 42
+
+
 def test_a_file_may_begin_with_a_byte_order_mark(engine: Embedded, tmp_path: Path) -> None:
     (tmp_path / "some.sql").write_text("CREATE TABLE new AS SELECT 'größe' AS n;\n", encoding="utf-8-sig")
     dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)

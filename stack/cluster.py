@@ -203,7 +203,10 @@ class Cluster:
             return
         with suppress(psycopg.Error, LoginFailed), _connect_beside(self._beside) as second:
             while not done.wait(0.05):
-                second.execute(f"SELECT pg_terminate_backend(pid) {_SESSIONS}", [oid])
+                # Once that statement is done, whoever has waited for it is in, and may stay.
+                still = "EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s AND state <> 'idle')"
+                ending = f"SELECT pg_terminate_backend(pid) {_SESSIONS} AND {still}"
+                second.execute(ending, [oid, self.connection.info.backend_pid])
 
 
 def _connect_beside(endpoint: Endpoint) -> Connection[Any]:

@@ -195,7 +195,7 @@ def reset(c: Context, yes: bool = False) -> None:
 
     with engine.exclusive(ROOT):
         chosen = engine.choose(ROOT)
-        wipe.ask_and_wipe(chosen, yes=yes)
+        wipe.ask_and_wipe(chosen, yes=yes, prepare=lambda freed: ready.prepare(chosen, freed))
         ready.bring_up(chosen, 60, pull=False, wait=True)
         dumps.seed(chosen)
 

@@ -164,7 +164,8 @@ def preflight(site: Site) -> float:
     rows = engine._rows()
     start = time.perf_counter()
     engine.check_machine()
-    engine._foresee(rows)
+    engine._holders(engine._guarded(), rows, starting=True)
+    engine._foresee(rows, None)
     return time.perf_counter() - start
 
 

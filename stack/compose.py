@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from stack import places, ports
+from stack import guards, places, ports
 from stack.process import Refused, StackError, do, look
 from stack.programs import MAJOR
 from stack.service import Command, Endpoint, Running, Service
 from stack.settings import ROOT, Settings
+from stack.talk import say
 
 POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
 # Each directory of data/: which service keeps its state there, and where it sees it.
 _STATE = {"convex": (BACKEND, "/convex/data"), "pg": (POSTGRES, "/var/lib/postgresql/data")}
+_SERVICES = [service for service, _ in _STATE.values()]
 NEEDED = {"Engine": (25, 0), "Compose": (2, 24)}
 """The oldest versions that serve: a health check's start_interval, and `!override` in a layer."""
 _VERSIONS = {"Engine": ("version", "--format", "{{.Server.Version}}"), "Compose": ("compose", "version", "--short")}
 FIRST_START = 20.0
 """Seconds that `down` gives a first start to end by itself; it takes two or three."""
 _LABEL = "com.docker.compose"
+_RUNS = ("running", "paused", "restarting")
+_REMOVAL = 30.0
+"""Seconds that a container which is being removed is waited for."""
+# What Docker says of a container that somebody else is removing at this moment.
+_VANISHING = re.compile(r"No such container|marked for removal|removal of container .* is already in progress|is dead")
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 # A listing, then name and text of each file that is there, all between zero bytes.
@@ -45,6 +54,9 @@ class Docker:
         self.settings = settings
         self.root = root
         self._ids: list[str] = []
+        # A directory: only one room deletes files, and an empty one is taken away by rmdir.
+        self._stopping = root / "data" / f".stopping-{settings.project}"
+        self._told = False
 
     # -- command lines ------------------------------------------------------------------------------------
 
@@ -81,7 +93,8 @@ class Docker:
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""
-        self._containers()
+        if not self._containers():
+            self._tell_of_former()
         self._known(service)
         return self.compose("logs", "--tail", tail, *["--follow"] * follow, *[service] * bool(service))
 
@@ -164,28 +177,77 @@ class Docker:
 
     def running(self, service: str) -> str:
         """Return the id of a service's running container; raises StackError when it is not running."""
-        for row in self._containers():
+        rows = self._rows()
+        for row in self._containers(rows):
             if row["service"] == service and row["state"] in ("running", "paused"):
                 return row["id"]
+        self._refuse_if_former(rows)
         raise StackError(f"{service} is not running. Type `invoke up`, or `invoke status` to see what is.")
 
     def directories(self) -> dict[str, Path]:
         """Return where the services keep their state, as Compose resolved it, by name: pg, convex."""
-        services = self.config["services"]
-        return {
-            name: Path(volume["source"])
-            for name, (service, target) in _STATE.items()
-            for volume in services.get(service, {}).get("volumes", [])
-            if volume["type"] == "bind" and volume["target"] == target
-        }
+        found = {name: self._keeps(name) for name in _STATE}
+        return {name: Path(mount["source"]) for name, mount in found.items() if mount and mount["type"] == "bind"}
 
-    def holders(self, path: Path) -> list[str]:
-        """Return the running containers that mount `path` or something in it, those of this stack left out.
+    def volumes(self) -> dict[str, str]:
+        """Return the services that keep their state in a volume of Docker's, as words, by the directory's name."""
+        words = {}
+        for name, (service, _) in _STATE.items():
+            mount = self._keeps(name)
+            if service in self.config["services"] and (not mount or mount["type"] == "volume"):
+                known = self.config.get("volumes") or {}
+                source = (mount or {}).get("source", "")
+                volume = known.get(source, {}).get("name", source)
+                words[name] = (
+                    f"{service} keeps its data in {f'the volume {volume}' if volume else 'a volume without a name'}"
+                )
+        return words
+
+    def holders(self, path: Path) -> list[guards.Holder]:
+        """Return who is at work on `path` or something in it, this stack left out.
 
         Raises Refused when Docker is asked on another machine, and so cannot know who uses what is here.
         """
         self.check_machine()
-        return [row["name"] for row in self._strangers(path, self._rows())]
+        return self._holders([path], self._rows())[path]
+
+    def check_seen(self) -> None:
+        """Raise StackError when a server runs and its files are not where this machine has its directory."""
+        running = [row["service"] for row in self._containers() if row["state"] == "running"]
+        for name, path in self.directories().items():
+            service = _STATE[name][0]
+            if service in running and not self._seen(name, path):
+                raise StackError(
+                    f"{service} runs, and its files are not in {path}, which is empty on this machine. Docker runs on"
+                    f" {self._machine()} and keeps them in a folder of that name there, where nothing here can back"
+                    " them up or delete them; or they were deleted here while it ran.",
+                    cure="Type `invoke down`. Then move this checkout into a folder that Docker shares with its machine"
+                    " (Colima and Lima: your home; Docker Desktop: Settings, Resources, File sharing), or start it on"
+                    " the machine where Docker runs; then `invoke up`.",
+                )
+
+    def check_deletable(self, path: Path) -> None:
+        """Raise Refused when a directory is empty here and Docker's machine has something under its name."""
+        try:
+            if any(path.iterdir()):
+                return
+        except OSError:
+            return
+        self.refuse_if_unseen()
+        there = self._in_throwaway(path, "ls", "-A", "/data", mode="ro")
+        if there and there.stdout.strip():
+            raise Refused(
+                f"{path} is empty on this machine, and Docker, which runs on {self._machine()}, has files under that"
+                " name: they cannot be deleted from here. Nothing was touched.",
+                cure="Move this checkout into a folder that Docker shares with its machine, or type the command there.",
+            )
+
+    def refuse_if_unseen(self) -> None:
+        """Raise Refused, with nothing touched, for what `check_seen` fails on."""
+        try:
+            self.check_seen()
+        except StackError as error:
+            raise Refused(f"{error.what} Nothing was touched.", cure=error.cure) from None
 
     def disk_usage(self, path: Path) -> int | None:
         """Return the bytes below a directory that the user may not read; None when no image is here to ask."""
@@ -224,8 +286,10 @@ class Docker:
         return asked.stderr.strip() if asked.returncode else ""
 
     def check_name(self) -> None:
-        """Raise Refused when the project's name belongs to another checkout."""
-        self._containers()
+        """Raise Refused when the project's name belongs to another checkout, or this one runs under another name."""
+        rows = self._rows()
+        self._containers(rows)
+        self._refuse_if_former(rows)
 
     def check_ports(self, rows: list[dict[str, str]] | None = None) -> None:
         """Raise StackError when a port is taken by anything but this stack, naming the holder."""
@@ -278,21 +342,31 @@ class Docker:
 
     # -- what changes something ---------------------------------------------------------------------------
 
+    def check_start(self, freed: int | None = None) -> None:
+        """Raise StackError for what would fail a start and can be seen before it, in milliseconds.
+
+        `freed` is how many bytes are deleted before that start; None when nothing is.
+        """
+        self.check_machine()
+        rows = self._settled()
+        self._containers(rows)
+        self._refuse_if_former(rows)
+        guards.refuse_if_linked(self.root / "data", *self._places())
+        found = self._holders(self._guarded(), rows, starting=True)
+        for path in (path for path, holders in found.items() if holders):
+            stops = dict.fromkeys(holder.stop for holders in found.values() for holder in holders)
+            raise Refused(
+                f"{path} is in use by {found[path][0].who}, and a second server on the same data would destroy it."
+                " Nothing was started.",
+                cure=f"Type `{' && '.join(stops)}`, then `invoke up`.",
+            )
+        self._foresee(rows, freed)
+
     def start(self) -> Starting:
         """Begin to start everything; returns at once. Nothing is pulled: see `pull`."""
-        self.check_machine()
-        rows = self._rows()
-        self._containers(rows)
-        paths = [self.root / "data" / name for name in _STATE]
-        for path in paths:
-            for row in self._strangers(path, rows):
-                cure = f"docker compose -p {row['project']} down" if row["project"] else f"docker stop {row['name']}"
-                raise Refused(
-                    f"{path} is in use by the running container {row['name']}, and a second server on the same data"
-                    f" would destroy it. Nothing was started. Type `{cure}`, then `invoke up`."
-                )
-        self._foresee(rows)
-        for path in paths:
+        self._finish_stop()
+        self.check_start()
+        for path in self._places():
             try:  # made here, it belongs to the user; made by Docker, to root
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -325,18 +399,33 @@ class Docker:
             )
 
     def stop(self) -> None:
-        """Stop and remove containers and network, those of other layers too. Data stays."""
+        """Stop and remove containers and network, those of other layers and of a former name too. Data stays."""
+        rows = self._rows()
+        self._containers(rows)
+        if not (self.root / "data").is_symlink():  # the mark would be another checkout's
+            with contextlib.suppress(OSError):  # a disk without room; then nobody finishes what is interrupted
+                self._stopping.mkdir()
         deadline = time.monotonic() + FIRST_START
         # The image's entrypoint does not hear the stop signal until the cluster is made; Docker would wait, then kill.
         while self._first_start() and time.monotonic() < deadline:
             time.sleep(0.1)
-        if do(self.compose("down", "--remove-orphans")):
+        self._stop_former(rows)
+        code = do(self.compose("down", "--remove-orphans"))
+        if code and self._vanishing():
+            code = do(self.compose("down", "--remove-orphans"))
+        if code >= 0 and code != 130:  # it has ended by itself
+            with contextlib.suppress(OSError):
+                self._stopping.rmdir()
+        if code:
             raise StackError("Compose could not stop everything; the reason stands above. Type `invoke status`.")
 
     def restart(self, service: str = "") -> None:
         """Restart one service, or all."""
         self._known(service)
-        if not self._containers():
+        self._finish_stop()
+        rows = self._rows()
+        if not self._containers(rows):
+            self._refuse_if_former(rows)
             raise StackError("Nothing is running that could be restarted. Type `invoke up`.")
         if do(self.compose("restart", *[service] * bool(service))):
             raise StackError("Compose could not restart; the reason stands above. Type `invoke logs` to see more.")
@@ -368,15 +457,22 @@ class Docker:
 
     # -- within -------------------------------------------------------------------------------------------
 
-    def _foresee(self, rows: list[dict[str, str]]) -> None:
+    def _foresee(self, rows: list[dict[str, str]], freed: int | None) -> None:
         """Raise StackError for what would fail the start and can be seen before it, in a millisecond.
 
         What the settings say decides whether Compose is asked what its files come to, which takes 0.17 s.
         """
         data = self.root / "data" / "pg"
-        places.refuse_if_full(data)
+        places.refuse_if_full(data, freed or 0)
         if any(self._taken(self.settings.bind_address, port, rows) for port in self.settings.ports.values()):
             self.check_ports(rows)
+        if freed is not None:  # the data goes; what the image makes of an empty directory is the question
+            if (runs := self.major()) > MAJOR:
+                raise StackError(
+                    f"The image is PostgreSQL {runs}, which keeps its data elsewhere than this stack's {MAJOR}.",
+                    cure=f"Set POSTGRES_IMAGE back to PostgreSQL {MAJOR}.",
+                )
+            return
         with contextlib.suppress(OSError):  # on Linux it is the container's user's; its log tells the same
             made_by = (data / "PG_VERSION").read_text().strip()
             if made_by and made_by != str(MAJOR) and (runs := self.major()) and made_by != str(runs):
@@ -413,6 +509,7 @@ class Docker:
             "project": f'.Label "{_LABEL}.project"',
             "service": f'.Label "{_LABEL}.service"',
             "directory": f'.Label "{_LABEL}.project.working_dir"',
+            "files": f'.Label "{_LABEL}.project.config_files"',
             "oneoff": f'.Label "{_LABEL}.oneoff"',
         }
         form = "\t".join(f"{{{{{key}}}}}" for key in keys.values())
@@ -425,7 +522,7 @@ class Docker:
         for row in rows:
             # A directory that is gone is this checkout under its former name.
             other = Path(row["directory"])
-            if other.is_dir() and not other.samefile(self.root):
+            if row["directory"] and other.is_dir() and not other.samefile(self.root):
                 raise Refused(
                     f"The project name {self.settings.project} is in use by another checkout, {other}. Starting or"
                     " stopping here would take over its containers.",
@@ -433,20 +530,213 @@ class Docker:
                 )
         return [row for row in rows if row["oneoff"] != "True"]
 
-    def _strangers(self, path: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
-        """Return the running containers that mount `path` or something in it and are not this project's."""
-        return [
-            row
-            for row in rows
-            if row["project"] != self.settings.project and row["state"] in ("running", "paused", "restarting")
-            if any(f",{path}{end}" in f",{row['mounts']}," for end in (",", "/"))
+    # -- who else has the data ----------------------------------------------------------------------------
+
+    def _places(self) -> list[Path]:
+        return [self.root / "data" / name for name in _STATE]
+
+    def _guarded(self) -> list[Path]:
+        """Return the directories that a start would use: where they always are, and where Compose puts them.
+
+        Compose, which takes 0.17 s, is asked only when its files may put them elsewhere.
+        """
+        texts = [Path(file).read_text(errors="replace") for file in self.compose()[7::2]]
+        usual = "".join(texts)
+        for name, (_, target) in _STATE.items():
+            usual = usual.replace(f"    volumes:\n      - ./data/{name}:{target}\n", "")
+        if any(word in usual for word in ("volumes", "extends", "include")):
+            return list(dict.fromkeys([*self._places(), *self.directories().values()]))
+        return self._places()
+
+    def _holders(
+        self, paths: list[Path], rows: list[dict[str, str]], *, starting: bool = False
+    ) -> dict[Path, list[guards.Holder]]:
+        """Return for each directory who else is at work on it: containers, and PostgreSQL processes without one.
+
+        A container of this project counts when it stays beside the one that is about to be started.
+        """
+        found: dict[Path, list[guards.Holder]] = {path: [] for path in paths}
+        unknown = []
+        for row in rows:
+            if row["state"] not in _RUNS or (row["project"] == self.settings.project and not starting):
+                continue
+            if row["project"] == self.settings.project and row["oneoff"] != "True" and row["service"] in _SERVICES:
+                continue
+            if None in [self._judge(row, path, found) for path in paths]:
+                unknown.append(row)
+        for row, path in self._look_closer(unknown, paths):
+            self._add(row, path, found)
+        if not any(row["project"] == self.settings.project and row["service"] == POSTGRES and
+                   row["state"] not in ("created", "exited", "dead") for row in rows):  # fmt: skip
+            for path in paths:
+                if not found[path] and path.name != "convex" and (process := guards.server(path)):
+                    found[path].append(process)
+        return found
+
+    def _judge(self, row: dict[str, str], path: Path, found: dict[Path, list[guards.Holder]]) -> bool | None:
+        """Return whether a container has a directory, by its line in `docker ps`; None when that does not tell."""
+        labelled = any(
+            row["service"] == service and row["directory"] and guards.same(Path(row["directory"], "data", name), path)
+            for name, (service, _) in _STATE.items()
+        )
+        said = [True] if labelled else [guards.holds(source, path) for source in guards.mounts(row["mounts"])]
+        if True in said:
+            self._add(row, path, found)
+        return None if None in said and True not in said else True in said
+
+    def _add(self, row: dict[str, str], path: Path, found: dict[Path, list[guards.Holder]]) -> None:
+        own = row["project"] == self.settings.project
+        if own and row["oneoff"] != "True" and row["service"] in self.config["services"]:
+            return  # a layer gives it the directory on purpose
+        found[path].append(guards.Holder(f"the running container {row['name']}", f"docker stop {row['name']}"))
+
+    def _look_closer(self, rows: list[dict[str, str]], paths: list[Path]) -> Iterator[tuple[dict[str, str], Path]]:
+        """Yield the containers that have a directory, of those whose line in `docker ps` does not tell."""
+        if not rows:
+            return
+        # One that ends meanwhile makes `inspect` fail, yet it prints the others.
+        seen = json.loads(look(["docker", "inspect", *(row["id"] for row in rows)]).stdout or "[]")
+        names = {mount["Name"] for each in seen for mount in each["Mounts"] if mount["Type"] == "volume"}
+        volumes = json.loads(look(["docker", "volume", "inspect", *sorted(names)]).stdout or "[]") if names else []
+        devices = {each["Name"]: (each.get("Options") or {}).get("device", "") for each in volumes}
+        by_id = {row["id"]: row for row in rows}
+        for each in seen:
+            words = [bind.split(":")[0] for bind in each["HostConfig"].get("Binds") or []]  # the client's own
+            words += [mount.get("Source", "") for mount in each["HostConfig"].get("Mounts") or []]
+            words += [mount["Source"] for mount in each["Mounts"] if mount["Type"] == "bind"]
+            words += [devices.get(mount.get("Name", ""), "") for mount in each["Mounts"]]
+            words = [word for word in words if word.startswith("/")]
+            inner = [mount["Destination"] for mount in each["Mounts"] if mount["Type"] == "bind"]
+            for path in paths:
+                if any(guards.holds(word, path) for word in words) or (
+                    not any(map(os.path.lexists, words)) and self._is_inside(each["Id"], inner, path)
+                ):
+                    yield by_id[each["Id"]], path
+
+    def _is_inside(self, container: str, places: list[str], path: Path) -> bool:
+        """Return whether a container sees a directory at one of its places: a folder that was moved keeps its inode."""
+        try:
+            mine = path.stat()
+        except OSError:
+            return False
+        asked = look(["docker", "exec", container, "stat", "-c", "%d:%i", *places]) if places else None
+        return bool(asked) and f"{mine.st_dev}:{mine.st_ino}" in asked.stdout.split()  # type: ignore[union-attr]
+
+    def _former(self, rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+        """Return this checkout's containers that have another project's name, by that name."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["project"] not in ("", self.settings.project) and _is_of(row, self.root):
+                found.setdefault(row["project"], []).append(row)
+        return found
+
+    def _tell_of_former(self, rows: list[dict[str, str]] | None = None) -> None:
+        if not self._told and (words := self._former_words(self._rows() if rows is None else rows)):
+            say(f"{words} `invoke down` stops them too.")
+        self._told = True
+
+    def _former_words(self, rows: list[dict[str, str]]) -> str:
+        running = [row for each in self._former(rows).values() for row in each if row["state"] in _RUNS]
+        if not running:
+            return ""
+        names, projects = (sorted({row[key] for row in running}) for key in ("name", "project"))
+        return (
+            f"Containers of this checkout run under another project name than {self.settings.project}, which it has"
+            f" now: {', '.join(names)} (of {', '.join(projects)})."
+        )
+
+    def _refuse_if_former(self, rows: list[dict[str, str]]) -> None:
+        """Raise Refused when this checkout's containers run under another name."""
+        if words := self._former_words(rows):
+            raise Refused(
+                f"{words} Nothing was done.",
+                cure="Type `invoke down`, which stops them too, then `invoke up`; or put the former"
+                " COMPOSE_PROJECT_NAME back.",
+            )
+
+    def _stop_former(self, rows: list[dict[str, str]]) -> None:
+        """Stop and remove this checkout's containers of other project names, and nobody else's."""
+        for project, own in self._former(rows).items():
+            names = [row["name"] for row in own]
+            say(f"Stopping {', '.join(names)} too: they are this checkout's, under the project name {project}.")
+            everybodys = [row for row in rows if row["project"] == project]
+            if len(everybodys) > len(own):  # another checkout has that name as well
+                failed = do(["docker", "stop", *names]) or do(["docker", "rm", *names])
+            else:
+                failed = do(self.compose("--project-name", project, "down", "--remove-orphans"))
+            if failed:
+                raise StackError(f"Docker could not stop {', '.join(names)}; the reason stands above.")
+
+    # -- what is on its way out -----------------------------------------------------------------------------
+
+    def _finish_stop(self) -> None:
+        """Run a `down` to its end that was interrupted: Docker may still have a stop to deliver."""
+        if self._stopping.is_dir() and not (self.root / "data").is_symlink():
+            say("Finishing the `down` that was interrupted.")
+            self.stop()
+
+    def _settled(self) -> list[dict[str, str]]:
+        """Return every container, once none of this project is being removed any more, or after half a minute."""
+        deadline = time.monotonic() + _REMOVAL
+        while True:
+            rows = self._rows()
+            leaving = [row for row in rows if row["project"] == self.settings.project and row["state"] == "removing"]
+            if not leaving or time.monotonic() > deadline:
+                return rows
+            time.sleep(0.1)
+
+    def _vanishing(self) -> bool:
+        """Wait for what is being removed; return whether there was anything."""
+        before = self._rows()
+        return before != self._settled() or any(row["state"] == "removing" for row in before)
+
+    # -- where the state is -----------------------------------------------------------------------------------
+
+    def _home(self, name: str) -> str:
+        """Return the directory that a service keeps its state in, as the container sees it."""
+        service, target = _STATE[name]
+        environment = self.config["services"].get(service, {}).get("environment") or {}
+        return (environment.get("PGDATA") or target) if name == "pg" else target
+
+    def _keeps(self, name: str) -> dict[str, Any] | None:
+        """Return the mount that a service's state is in, as Compose resolved it; None without one."""
+        home = self._home(name)
+        spec = self.config["services"].get(_STATE[name][0], {})
+        temporary = [{"type": "tmpfs", "target": each.split(":")[0]} for each in spec.get("tmpfs") or []]
+        around = [
+            mount
+            for mount in [*spec.get("volumes", []), *temporary]
+            if home == mount["target"] or home.startswith(mount["target"].rstrip("/") + "/")
         ]
+        return max(around, key=lambda mount: len(mount["target"]), default=None)
+
+    def _seen(self, name: str, path: Path) -> bool:
+        """Return whether a running service's files are in its directory on this side, where this user may look."""
+        mount = self._keeps(name)
+        within = self._home(name).removeprefix(mount["target"] if mount else "").strip("/")
+        try:
+            if name == "pg":
+                (path / within / "postmaster.pid").stat()
+            return any(path.iterdir())
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def _machine(self) -> str:
+        told = look(["docker", "info", "--format", "{{.Name}} ({{.OperatingSystem}})"])
+        return f"{told.stdout.strip() or 'a machine of its own'}"
+
+    def _mine(self) -> list[dict[str, str]]:
+        """Return this checkout's containers, those of a former name too."""
+        rows = self._rows()
+        return [*self._containers(rows), *(row for each in self._former(rows).values() for row in each)]
 
     def _first_start(self) -> bool:
         """Return whether the image's entrypoint is still making the cluster, before the server takes its place."""
         return any(
             "/docker-entrypoint.sh" in look(["docker", "top", row["id"]]).stdout  # by its path: not init's argument
-            for row in self._containers()
+            for row in self._mine()
             if row["service"] == POSTGRES and row["status"].endswith("(health: starting)")
         )
 
@@ -456,7 +746,10 @@ class Docker:
             result = look(["docker", "inspect", *self._ids])
             if not result.returncode:
                 return list(json.loads(result.stdout))
-        self._ids = [row["id"] for row in self._containers()]
+        rows = self._rows()
+        self._ids = [row["id"] for row in self._containers(rows)]
+        if not self._ids:
+            self._tell_of_former(rows)
         # One that is removed between the two calls makes `inspect` fail, yet it prints the others.
         return list(json.loads(look(["docker", "inspect", *self._ids]).stdout or "[]")) if self._ids else []
 
@@ -521,20 +814,31 @@ class Starting:
     """`docker compose up` at work in the background, so that health can be watched meanwhile."""
 
     def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+        self._deadline = time.monotonic() + _REMOVAL
+        self._begin()
+
+    def _begin(self) -> None:
         self._said: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the child
-        self._child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said)
+        self._child = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said)
 
     def done(self) -> bool:
         """Return whether everything was started. Raises StackError when Compose failed."""
         code = self._child.poll()
         if code:
             self._said.seek(0)
-            raise explain(self._said.read())
+            said = self._said.read()
+            if _VANISHING.search(said) and time.monotonic() < self._deadline:
+                time.sleep(0.3)  # a former container is just being removed by somebody else
+                self._begin()
+                return False
+            raise explain(said)
         return code == 0
 
     def finish(self) -> None:
         """Wait for Compose to end."""
-        self._child.wait()
+        while not self.done():
+            self._child.wait()
 
     def abandon(self) -> None:
         """End Compose itself; what it has started keeps running."""
@@ -628,6 +932,25 @@ def _moment(stamp: str) -> float:
     """Return Docker's time stamp in seconds; it has nanoseconds, which Python 3.10 does not read."""
     whole, fraction, zone = re.fullmatch(r"([^.]+?)(\.\d+)?(Z|[+-]\d\d:\d\d)", stamp).groups()  # type: ignore[union-attr]
     return datetime.fromisoformat(whole + zone.replace("Z", "+00:00")).timestamp() + float(fraction or 0)
+
+
+def _is_of(row: dict[str, str], root: Path) -> bool:
+    """Return whether a container was started from a checkout's own Compose files, whatever its project's name."""
+    files = {Path(file).name for file in row["files"].split(",")} - {""}
+    ours = not files or files & {"docker-compose.yml", "docker-compose.dev.yml"}  # and not an application's beside them
+    return bool(row["directory"] and ours) and guards.same(row["directory"], root)
+
+
+def running_from(root: Path) -> list[str]:
+    """Return the names of the containers that run from a checkout, under any project name; none without Docker."""
+    keys = [".Names", f'.Label "{_LABEL}.project.working_dir"', f'.Label "{_LABEL}.project.config_files"']
+    form = "\t".join(f"{{{{{key}}}}}" for key in keys)
+    try:
+        listed = look(["docker", "ps", "--filter", f"label={_LABEL}.project", "--format", form]).stdout
+    except StackError:
+        return []
+    rows = [dict(zip(("name", "directory", "files"), line.split("\t"), strict=True)) for line in listed.splitlines()]
+    return [row["name"] for row in rows if _is_of(row, root)]
 
 
 def projects() -> dict[str, Path]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stack import engine, init, places, settings, snapshots
+from stack import engine, guards, init, places, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.process import Refused, StackError, look
@@ -295,8 +295,7 @@ def _directory(path: Path) -> Finding | None:
         where = os.path.realpath(path)
         if not path.exists():
             return failed(f"{path} is a link to {where}, which does not exist.", f"Make that, or remove {path}.")
-        lies = f"{path} is a link, so the data lies in {where}, which `reset` and `reset-data` refuse to delete."
-        return warning(lies, "Move it into its place, if that is not what you want.")
+        return failed(*guards.link(path))
     if path.exists() and not path.is_dir():
         return failed(f"{path} is not a directory.", "Look at it, and remove it.")
     if path.is_mount():

@@ -14,7 +14,7 @@ import zlib
 from functools import cached_property
 from pathlib import Path
 
-from stack import places, ports
+from stack import guards, places, ports
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR, installed, server_programs
 from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
@@ -205,10 +205,20 @@ class Embedded:
         """Return where the cluster is."""
         return {"embedded": self.directory}
 
-    def holders(self, path: Path) -> list[str]:
+    def volumes(self) -> dict[str, str]:
+        """Return nothing: everything is in data/."""
+        return {}
+
+    def holders(self, path: Path) -> list[guards.Holder]:
         """Return nobody: only the own server uses the directory, and it is stopped before a wipe."""
         del path
         return []
+
+    def check_seen(self) -> None:
+        """Do nothing: the server runs here."""
+
+    def check_deletable(self, path: Path) -> None:
+        """Do nothing: the files are here."""
 
     def disk_usage(self, path: Path) -> int | None:
         """Return None: what this user may not read, this engine may not either."""
@@ -234,8 +244,16 @@ class Embedded:
         del missing
         say(f"PostgreSQL's programs are in {self.programs}.")
 
+    def check_start(self, freed: int | None = None) -> None:
+        """Raise StackError for what would fail a start and can be seen before it."""
+        guards.refuse_if_linked(self.directory.parent, self.directory)
+        self.check_ports()
+        places.refuse_if_full(self.directory, freed or 0)
+        _ = self.programs
+
     def start(self) -> Server:
         """Make the cluster if there is none, and start the server; returns at once."""
+        guards.refuse_if_linked(self.directory.parent, self.directory)
         state = self._process()
         if state and (state.port, state.address) != (self._port, self.settings.bind_address):
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
@@ -368,9 +386,22 @@ class Embedded:
             # Only its own postmaster has the data directory as its working directory.
             if process.status() == psutil.STATUS_ZOMBIE or not self.directory.samefile(process.cwd()):
                 return None
+            self._refuse_anothers(process.pid, process.cmdline())
             return Process(*lines)
         except (OSError, ValueError, IndexError, psutil.Error):
             return None
+
+    def _refuse_anothers(self, pid: int, argv: list[str]) -> None:
+        """Raise Refused when the server was started by another checkout, whose data a link or a mount brought here."""
+        directory = Path(argv[argv.index("-D") + 1]) if "-D" in argv[:-1] else self.directory
+        owner = directory.parent.parent
+        if directory.is_absolute() and owner.is_dir() and not owner.samefile(self.root):
+            raise Refused(
+                f"The PostgreSQL that is at work on {self.directory} (process {pid}) is that of another checkout,"
+                f" {owner}: a link or a mount brings its data here. Nothing was done.",
+                cure=f"Remove that link or mount from {self.directory.parent}, then type the command again; or work in"
+                f" {owner}.",
+            )
 
 
 class Process:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stack import settings
 from stack.compose import Docker
+from stack.guards import Holder
 from stack.process import StackError
 from stack.service import Command, Endpoint, Running, Service
 from stack.talk import say
@@ -33,6 +34,12 @@ class Engine(Protocol):
     name: str
     root: Path
     settings: settings.Settings
+
+    def check_start(self, freed: int | None = None) -> None:
+        """Raise StackError for what would fail a start and can be seen before it.
+
+        `freed` is how many bytes of data are deleted before that start; None when none are.
+        """
 
     def start(self) -> Start:
         """Begin to start everything; return at once."""
@@ -109,8 +116,17 @@ class Engine(Protocol):
     def directories(self) -> dict[str, Path]:
         """Return the directories that hold the services' state, by name."""
 
-    def holders(self, path: Path) -> list[str]:
-        """Return who uses a directory right now, outside this stack too."""
+    def volumes(self) -> dict[str, str]:
+        """Return the services that keep their state where nothing here can delete it, as words, by name."""
+
+    def holders(self, path: Path) -> list[Holder]:
+        """Return who else is at work on a directory right now."""
+
+    def check_seen(self) -> None:
+        """Raise StackError when a server runs and its files are not in the directory on this machine."""
+
+    def check_deletable(self, path: Path) -> None:
+        """Raise Refused when a directory's files are on another machine, under the same name."""
 
     def disk_usage(self, path: Path) -> int | None:
         """Return the bytes in a directory that the user may not read; None when nobody can tell."""

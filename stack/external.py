@@ -84,6 +84,9 @@ class External:
         del service, target
         return ""
 
+    def check_seen(self) -> None:
+        """Do nothing: its files are elsewhere."""
+
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return nothing: the log is elsewhere."""
         del service, lines
@@ -116,6 +119,7 @@ class External:
             " sessions there. Nothing was done. Use `invoke dump` and `invoke load`."
         )
 
+    check_start = check_deletable = volumes = _refuse
     start = stop = restart = pull = logs = directories = holders = disk_usage = delete = missing_images = admin_key = (
         _refuse
     )

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stack import settings
-from stack.compose import projects
+from stack.compose import projects, running_from
+from stack.embedded import Embedded
 from stack.ports import is_free
-from stack.process import StackError
+from stack.process import Refused, StackError
 
 
 def init(root: Path, *, isolated: bool) -> str:
@@ -23,6 +24,8 @@ def init(root: Path, *, isolated: bool) -> str:
     file = root / ".env"
     if file.exists() and not isolated:
         return f"{file} is there already, and was left as it is."
+    if isolated:
+        refuse_if_running(root)
     source = file if file.exists() else root / ".env.example"
     text = source.read_text(encoding="utf-8-sig")
     changes = isolation(root, settings.load(root).bind_address) if isolated else {}
@@ -34,6 +37,19 @@ def init(root: Path, *, isolated: bool) -> str:
     beside.replace(file)
     chosen = "".join(f"\n  {name}={value}" for name, value in changes.items())
     return f"Wrote {file}.{chosen}"
+
+
+def refuse_if_running(root: Path) -> None:
+    """Raise Refused while this checkout's stack runs: under another name it would be started a second time."""
+    running = running_from(root)
+    if Embedded(settings.load(root), root).services()[0].state == "running":
+        running.append("the embedded PostgreSQL")
+    if running:
+        raise Refused(
+            f"This checkout's stack is running ({', '.join(running)}), and with a new name and new ports it would no"
+            " longer be found. Nothing was written.",
+            cure="Type `invoke down`, then `invoke init --isolated` again.",
+        )
 
 
 def isolation(root: Path, address: str) -> dict[str, str]:

@@ -20,9 +20,9 @@ def free(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def refuse_if_full(path: Path) -> None:
-    """Raise StackError when the disk has too little room for a server to start."""
-    if (left := free(path)) < NEARLY_FULL:
+def refuse_if_full(path: Path, freed: int = 0) -> None:
+    """Raise StackError when the disk has too little room for a server to start; `freed` bytes are deleted before."""
+    if (left := free(path)) + freed < NEARLY_FULL:
         raise StackError(
             f"Only {human(left)} are free on the disk of {path}, and PostgreSQL stops when it cannot write.",
             cure="Make room, then type `invoke up`.",

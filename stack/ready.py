@@ -88,6 +88,16 @@ def login(endpoint: Endpoint) -> str:
         return connection.info.parameter_status("server_version") or "unknown"
 
 
+def prepare(engine: Engine, freed: int) -> None:
+    """See to it that a start can succeed before `freed` bytes of data are deleted; fetch images that are missing.
+
+    Raises StackError, with nothing touched, when it cannot.
+    """
+    if engine.missing_images():
+        engine.pull(missing=True)
+    engine.check_start(freed)
+
+
 def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
     """Start everything, fetching images that are missing, and wait until it is usable (`timeout` in seconds)."""
     if pull:
@@ -146,6 +156,7 @@ def wait_usable(
                 if started and not waiting:
                     refusal = _refusal(engine)
                     if not refusal:
+                        engine.check_seen()
                         return
                     if hopeless(refusal):
                         _give_up(engine, _database(services), "does not let us in", refusal)

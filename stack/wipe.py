@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,12 @@ class Loss:
         return f"{self.path}  ({size}): {LEAVES[self.path.name]}{with_it}"
 
 
-def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool = False) -> None:
+def ask_and_wipe(
+    engine: Engine, service: str = "", *, yes: bool, dry_run: bool = False, prepare: Callable[[int], object] = int
+) -> None:
     """Show what would be lost, ask, stop the stack and delete it; `service` is pg, convex, or both when empty.
 
+    `prepare`, which gets the bytes that are freed, is what has to succeed before anything is touched.
     Raises Refused, with nothing touched, when the user says no, cannot be asked, or a path is not safe.
     """
     lost = losses(engine, service)
@@ -55,6 +59,7 @@ def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool 
     databases = any(loss.path.name != "convex" for loss in lost)
     first = ("dump the database first", lambda: dump(engine, "")) if databases else None
     confirm("Stop the stack and delete this for ever?", yes=yes, first=first)
+    prepare(sum(loss.size or 0 for loss in lost))
     engine.stop()
     wipe(engine, [loss.path for loss in lost])
     say("Deleted.")
@@ -63,12 +68,14 @@ def ask_and_wipe(engine: Engine, service: str = "", *, yes: bool, dry_run: bool 
 def losses(engine: Engine, service: str = "") -> list[Loss]:
     """Return what a wipe would delete. Raises Refused when a path is not safe to delete."""
     directories = engine.directories()
+    refuse_volumes(engine, service)
     if service and service not in directories:
         raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(directories)}.")
     chosen = {name: path for name, path in directories.items() if service in ("", name)}
     for name, path in chosen.items():
         check(engine.root, name, path)
         refuse_if_held(engine, path)
+        engine.check_deletable(path)
     return [Loss(path, size(engine, path), _snapshots(path)) for path in chosen.values() if path.exists()]
 
 
@@ -100,12 +107,25 @@ def check(root: Path, name: str, path: Path) -> None:
         raise Refused(f"{inside[0]} is a mount point. Nothing was deleted. Unmount it first.")
 
 
+def refuse_volumes(engine: Engine, service: str = "") -> None:
+    """Raise Refused when what would be deleted is not in a directory."""
+    kept = engine.volumes()
+    chosen = [words for name, words in kept.items() if service in ("", name)]
+    if chosen:
+        others = " or ".join(f"`invoke reset-data --service {name}`" for name in engine.directories())
+        raise Refused(
+            f"{' and '.join(chosen)}, which cannot be deleted from here yet. Nothing was touched.",
+            cure=(f"Type {others} to delete the other data alone. " if others else "")
+            + "To begin with an empty volume and keep this one, give it another name in the layer, then `invoke up`.",
+        )
+
+
 def refuse_if_held(engine: Engine, path: Path) -> None:
     """Raise Refused when something that `down` does not stop uses a directory."""
-    if holders := engine.holders(path):
+    for holder in engine.holders(path):
         raise Refused(
-            f"{path} is mounted by the running container {holders[0]}, which is not part of this stack. Nothing was"
-            f" deleted. Stop it with `docker stop {holders[0]}`, then type the command again."
+            f"{path} is in use by {holder.who}, which is not part of this stack. Nothing was deleted. Stop it with"
+            f" `{holder.stop}`, then type the command again."
         )
 
 

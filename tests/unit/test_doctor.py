@@ -321,7 +321,8 @@ def test_a_data_directory_that_is_a_link_a_file_or_open_to_all(down: Path, ask: 
     place.rename(elsewhere)
     place.symlink_to(elsewhere)
     report = ask(down)
-    assert report["directories"]["state"] == "warning"
+    assert report["directories"]["state"] == "failed"
+    assert f"`rm {place}`" in report["directories"]["cure"]
     assert str(elsewhere) in report["directories"]["message"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "is_symlink", lambda _path: False)

@@ -28,6 +28,8 @@ class Fake:
     def last_words(self, service: str, lines: int = 15) -> str:
         return self.log or f"the log of {service}"
 
+    def check_seen(self) -> None: ...
+
 
 class Clock:
     now = 0.0

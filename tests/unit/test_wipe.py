@@ -4,20 +4,26 @@ from typing import Any
 import pytest
 
 from stack import wipe
+from stack.guards import Holder
 from stack.process import Refused
 
 
 class Down:
     """A stack that is down, in `root`."""
 
-    def __init__(self, root: Path, holders: list[str] | None = None) -> None:
+    def __init__(self, root: Path, holders: list[Holder] | None = None) -> None:
         self.root, self._holders = root, holders or []
 
     def directories(self) -> dict[str, Path]:
         return {"pg": self.root / "data" / "pg", "convex": self.root / "data" / "convex"}
 
-    def holders(self, path: Path) -> list[str]:
+    def volumes(self) -> dict[str, str]:
+        return {}
+
+    def holders(self, path: Path) -> list[Holder]:
         return self._holders
+
+    def check_deletable(self, path: Path) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -107,7 +113,7 @@ def test_nothing_but_the_named_leaves_is_ever_deleted(root: Path, name: str, pat
 
 def test_a_directory_that_a_container_uses_is_refused(root: Path) -> None:
     with pytest.raises(Refused, match="docker stop stranger"):
-        run(Down(root, ["stranger"]))
+        run(Down(root, [Holder("the container stranger", "docker stop stranger")]))
     assert (root / "data" / "pg" / "PG_VERSION").exists()
 
 

@@ -1,0 +1,144 @@
+"""Who else is at work on a directory: containers as Docker lists them, PostgreSQL's own processes, links on the way.
+
+A place is told by what it is, device and inode, not by its name: one directory has many names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from stack.process import Refused
+
+
+class Holder(NamedTuple):
+    """What is at work on a directory, and the command that stops it."""
+
+    who: str
+    stop: str
+
+
+def same(path: Path | str, other: Path | str) -> bool:
+    """Return whether two names lead to one file or directory that exists."""
+    try:
+        return Path(path).samefile(other)
+    except OSError:
+        return False
+
+
+def within(path: Path | str, place: Path) -> bool:
+    """Return whether a path is a place or lies in it, whatever links and mounts are on the way."""
+    real = Path(os.path.realpath(path))
+    return any(step == place or same(step, place) for step in (real, *real.parents))
+
+
+def refuse_if_linked(*steps: Path) -> None:
+    """Raise Refused when one of the directories is a symbolic link: another checkout may be at work behind it."""
+    for step in steps:
+        if step.is_symlink():
+            what, cure = link(step)
+            raise Refused(f"{what} Nothing was started.", cure=cure)
+
+
+def link(step: Path) -> tuple[str, str]:
+    """Return why a directory that is a symbolic link is not used, and the way on."""
+    there = os.path.realpath(step)
+    away = f"rm {shlex.quote(str(step))}"
+    use = f", or `{away} && mv {shlex.quote(there)} {shlex.quote(str(step))}` to use what lies there, if that is yours"
+    return (
+        f"{step} is a symbolic link to {there}, where another checkout may keep its data: two servers on it would"
+        " destroy it.",
+        f"Type `{away}` to take the link away{use if Path(there).is_dir() else ''}; then `invoke up`. A disk for the"
+        " data can be mounted there instead.",
+    )
+
+
+# -- what Docker lists --------------------------------------------------------------------------------------
+
+
+def mounts(listed: str) -> Iterator[str]:
+    """Yield what `docker ps` prints under Mounts, which has commas between them and in them."""
+    words = listed.split(",")
+    while words and words[0]:
+        # The longest name that exists here; one that does not exist is taken to have no comma.
+        ends = (end for end in range(len(words), 0, -1) if words[0].startswith("/"))
+        end = next((end for end in ends if os.path.lexists(",".join(words[:end]))), 1)
+        yield ",".join(words[:end])
+        words = words[end:]
+
+
+def holds(source: str, path: Path) -> bool | None:
+    """Return whether what is mounted is `path` or lies in it; None when its name says nothing on this machine.
+
+    Docker Desktop prints `/host_mnt` and the path, or a hash (WSL2); podman's shim the path inside.
+    """
+    if not source.startswith("/"):
+        return False if re.fullmatch(r"[0-9a-f]{64}", source) else None  # a volume; a named one may be any directory
+    if within(source, path):
+        return True
+    if not os.path.lexists(source):
+        return True if f"{source}/".find(f"{path}/") > 0 else None
+    return None if _INSIDE.match(source) else False
+
+
+# What podman's shim prints may exist here as well, where PostgreSQL is installed.
+_INSIDE = re.compile(r"/var/lib/postgresql(/|$)|/convex/data(/|$)")
+
+
+# -- PostgreSQL's own word ----------------------------------------------------------------------------------
+
+
+def server(directory: Path) -> Holder | None:
+    """Return the PostgreSQL that is at work on a cluster, as far as this user may see it.
+
+    Each process of a server has the cluster as its working directory. The process id in postmaster.pid is looked at
+    only where there is no /proc: what a container writes there is a number of its own.
+    """
+    try:
+        (directory / "postmaster.pid").stat()
+    except PermissionError:
+        if os.geteuid() != 0:
+            return None  # a server of this user's could not read it either
+    except OSError:
+        return None
+    if sys.platform != "linux":
+        return _by_lock_file(directory)
+    found = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with suppress(OSError, ValueError):
+                stat = Path(entry.path, "stat").read_text(errors="replace")
+                name, _, rest = stat.partition("(")[2].rpartition(")")
+                if name in ("postgres", "postmaster") and same(f"{entry.path}/cwd", directory):
+                    found[int(entry.name)] = int(rest.split()[1])
+    first = next((pid for pid, parent in sorted(found.items()) if parent not in found), None)
+    if first is None:
+        return None
+    with suppress(OSError):  # it may end at any moment
+        words = Path(f"/proc/{first}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        container = re.search(r"[0-9a-f]{64}", Path(f"/proc/{first}/cgroup").read_text())
+        return _process(first, " ".join(words).strip(), container[0][:12] if container else "")
+    return None
+
+
+def _by_lock_file(directory: Path) -> Holder | None:
+    import psutil
+
+    with suppress(OSError, ValueError, IndexError, psutil.Error):
+        process = psutil.Process(int((directory / "postmaster.pid").read_text().splitlines()[0]))
+        if "postgres" in process.name() and same(process.cwd(), directory):
+            return _process(process.pid, " ".join(process.cmdline()))
+    return None
+
+
+def _process(pid: int, command: str, container: str = "") -> Holder:
+    who = f"the process {pid} (`{command[:200]}`)"
+    if container:  # it might be started again
+        return Holder(f"{who} in the container {container} of another Docker than this", f"docker stop {container}")
+    return Holder(who, f"kill -INT {pid}")  # what pg_ctl calls a fast stop

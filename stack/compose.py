@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ _VERSIONS = {"Engine": ("version", "--format", "{{.Server.Version}}"), "Compose"
 FIRST_START = 20.0
 """Seconds that `down` gives a first start to end by itself; it takes two or three."""
 _LABEL = "com.docker.compose"
-_RUNS = ("running", "paused", "restarting")
+_RUNS, _ENDED = ("running", "paused", "restarting"), ("created", "exited", "dead")
 _REMOVAL = 30.0
 """Seconds that a container which is being removed is waited for."""
 # What Docker says of a container that somebody else is removing at this moment.
@@ -558,20 +559,22 @@ class Docker:
         found: dict[Path, list[guards.Holder]] = {path: [] for path in paths}
         unknown = []
         for row in rows:
-            if row["state"] not in _RUNS or (row["project"] == self.settings.project and not starting):
-                continue
+            if row["state"] not in _RUNS or (self._is_own(row) and not starting):
+                continue  # `down` stops what is this checkout's
             if row["project"] == self.settings.project and row["oneoff"] != "True" and row["service"] in _SERVICES:
                 continue
             if None in [self._judge(row, path, found) for path in paths]:
                 unknown.append(row)
         for row, path in self._look_closer(unknown, paths):
             self._add(row, path, found)
-        if not any(row["project"] == self.settings.project and row["service"] == POSTGRES and
-                   row["state"] not in ("created", "exited", "dead") for row in rows):  # fmt: skip
+        if not any(self._is_own(row) and row["service"] == POSTGRES and row["state"] not in _ENDED for row in rows):
             for path in paths:
                 if not found[path] and path.name != "convex" and (process := guards.server(path)):
                     found[path].append(process)
         return found
+
+    def _is_own(self, row: dict[str, str]) -> bool:
+        return row["project"] == self.settings.project or _is_of(row, self.root)
 
     def _judge(self, row: dict[str, str], path: Path, found: dict[Path, list[guards.Holder]]) -> bool | None:
         """Return whether a container has a directory, by its line in `docker ps`; None when that does not tell."""
@@ -676,14 +679,22 @@ class Docker:
             self.stop()
 
     def _settled(self) -> list[dict[str, str]]:
-        """Return every container, once none of this project is being removed any more, or after half a minute."""
+        """Return every container, once none of this project is being stopped or removed, or after half a minute."""
         deadline = time.monotonic() + _REMOVAL
         while True:
             rows = self._rows()
             leaving = [row for row in rows if row["project"] == self.settings.project and row["state"] == "removing"]
             if not leaving or time.monotonic() > deadline:
-                return rows
+                break
             time.sleep(0.1)
+        ours = [row for row in rows if row["project"] == self.settings.project and row["state"] in _RUNS]
+        told = _ending() if ours else set()
+        ending = [row["name"] for row in ours if row["id"] in told]
+        if not ending:
+            return rows
+        say(f"Docker is still stopping {', '.join(ending)}; waiting until that has ended.")
+        look(["docker", "stop", *ending], timeout=600)
+        return self._rows()
 
     def _vanishing(self) -> bool:
         """Wait for what is being removed; return whether there was anything."""
@@ -932,6 +943,26 @@ def _moment(stamp: str) -> float:
     """Return Docker's time stamp in seconds; it has nanoseconds, which Python 3.10 does not read."""
     whole, fraction, zone = re.fullmatch(r"([^.]+?)(\.\d+)?(Z|[+-]\d\d:\d\d)", stamp).groups()  # type: ignore[union-attr]
     return datetime.fromisoformat(whole + zone.replace("Z", "+00:00")).timestamp() + float(fraction or 0)
+
+
+def _ending() -> set[str]:
+    """Return the ids of the containers that were told to end and have not: Docker delivers a stop without its client.
+
+    Its list does not tell, its events do. A clock of its own that is behind would make it wait for ours.
+    """
+    form = "{{.Actor.ID}}\t{{.Action}}\t{{.Actor.Attributes.signal}}"
+    events = [word for event in ("kill", "start", "die") for word in ("--filter", f"event={event}")]
+    last: dict[str, bool] = {}
+    with contextlib.suppress(StackError):
+        told = look(["docker", "events", "--since", "10m", "--until", "0s", *events, "--format", form], timeout=3)
+        for container, what, number in (line.split("\t") for line in told.stdout.splitlines()):
+            if what != "kill" or number in _ENDS:
+                last[container] = what == "kill"
+    return {container for container, killed in last.items() if killed}
+
+
+# A kill with another signal is no end: HUP and USR1 are used to talk to a program.
+_ENDS = {str(number) for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)}
 
 
 def _is_of(row: dict[str, str], root: Path) -> bool:

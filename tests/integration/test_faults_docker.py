@@ -102,7 +102,7 @@ class Daemon:
         self._network = subprocess.Popen(["unshare", "--net", "sleep", "600"])
         own = Path(f"/proc/{self._network.pid}/ns/net")
         eventually(lambda: own.samefile("/proc/self/ns/net") is False)
-        self.through = ("nsenter", f"--net={own}")
+        self.through: tuple[str, ...] = ("nsenter", f"--net={own}")
         subprocess.run([*self.through, "ip", "link", "set", "lo", "up"], check=True)
         self._child: subprocess.Popen[bytes] | None = None
 

@@ -37,7 +37,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and
 
 def typed(said: str, number: int = 0) -> str:
     """Return what a message says to type."""
-    return re.findall(r"`([^`]+)`", said.rpartition("Type ")[2])[number]
+    return str(re.findall(r"`([^`]+)`", said.rpartition("Type ")[2])[number])
 
 
 def shell(command: str, **env: str) -> None:
@@ -281,7 +281,7 @@ def test_a_sidecar_that_a_layer_gives_the_data_is_no_obstacle(copy: Path) -> Non
 @pytest.mark.alone
 def test_a_server_in_another_docker_is_found_by_its_process(copy: Path, daemon: Daemon) -> None:  # noqa: F811
     there = {"env": daemon.env, "through": daemon.through}
-    succeed(copy, "up", **there)  # type: ignore[arg-type]
+    succeed(copy, "up", **there)
     try:
         said = fail(copy, 2, "up", saying=(f"{copy}/data/pg is in use by the process", "of another Docker"))
         fail(copy, 2, "reset-data", "--yes", saying=("the process", "docker stop"))

@@ -212,9 +212,9 @@ class Docker:
         self.check_machine()
         return self._holders([path], self._rows())[path]
 
-    def check_seen(self) -> None:
-        """Raise StackError when a server runs and its files are not where this machine has its directory."""
-        running = [row["service"] for row in self._containers() if row["state"] == "running"]
+    def check_seen(self, services: list[Service]) -> None:
+        """Raise StackError when one of these runs and its files are not where this machine has its directory."""
+        running = [each.name for each in services if each.state == "running"]
         for name, path in self.directories().items():
             service = _STATE[name][0]
             if service in running and not self._seen(name, path):
@@ -234,7 +234,7 @@ class Docker:
                 return
         except OSError:
             return
-        self.refuse_if_unseen()
+        self._refuse_if_unseen()
         there = self._in_throwaway(path, "ls", "-A", "/data", mode="ro")
         if there and there.stdout.strip():
             raise Refused(
@@ -243,10 +243,9 @@ class Docker:
                 cure="Move this checkout into a folder that Docker shares with its machine, or type the command there.",
             )
 
-    def refuse_if_unseen(self) -> None:
-        """Raise Refused, with nothing touched, for what `check_seen` fails on."""
+    def _refuse_if_unseen(self) -> None:
         try:
-            self.check_seen()
+            self.check_seen(self.services())
         except StackError as error:
             raise Refused(f"{error.what} Nothing was touched.", cure=error.cure) from None
 
@@ -408,8 +407,10 @@ class Docker:
                 self._stopping.mkdir()
         deadline = time.monotonic() + FIRST_START
         # The image's entrypoint does not hear the stop signal until the cluster is made; Docker would wait, then kill.
-        while self._first_start() and time.monotonic() < deadline:
+        seen = rows
+        while self._first_start(seen) and time.monotonic() < deadline:
             time.sleep(0.1)
+            seen = self._rows()
         self._stop_former(rows)
         code = do(self.compose("down", "--remove-orphans"))
         if code and self._vanishing():
@@ -738,17 +739,12 @@ class Docker:
         told = look(["docker", "info", "--format", "{{.Name}} ({{.OperatingSystem}})"])
         return f"{told.stdout.strip() or 'a machine of its own'}"
 
-    def _mine(self) -> list[dict[str, str]]:
-        """Return this checkout's containers, those of a former name too."""
-        rows = self._rows()
-        return [*self._containers(rows), *(row for each in self._former(rows).values() for row in each)]
-
-    def _first_start(self) -> bool:
+    def _first_start(self, rows: list[dict[str, str]]) -> bool:
         """Return whether the image's entrypoint is still making the cluster, before the server takes its place."""
         return any(
             "/docker-entrypoint.sh" in look(["docker", "top", row["id"]]).stdout  # by its path: not init's argument
-            for row in self._mine()
-            if row["service"] == POSTGRES and row["status"].endswith("(health: starting)")
+            for row in rows
+            if self._is_own(row) and row["service"] == POSTGRES and row["status"].endswith("(health: starting)")
         )
 
     def _inspect(self) -> list[dict[str, Any]]:

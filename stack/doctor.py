@@ -257,9 +257,9 @@ def images(case: Case) -> Findings:
 
 @check("platform")
 def project_name(case: Case) -> Findings:
-    """No other checkout uses this one's project name.
+    """No other checkout uses this one's project name, and this one does not run under another name.
 
-    `invoke init --isolated`, in one of them.
+    `invoke init --isolated` in one of them; `invoke down` for a name that was changed.
     """
     case.engine.check_name()
     yield ok(f"{case.settings.project} is this checkout's own")

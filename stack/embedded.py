@@ -214,8 +214,9 @@ class Embedded:
         del path
         return []
 
-    def check_seen(self) -> None:
+    def check_seen(self, services: list[Service]) -> None:
         """Do nothing: the server runs here."""
+        del services
 
     def check_deletable(self, path: Path) -> None:
         """Do nothing: the files are here."""

@@ -122,8 +122,8 @@ class Engine(Protocol):
     def holders(self, path: Path) -> list[Holder]:
         """Return who else is at work on a directory right now."""
 
-    def check_seen(self) -> None:
-        """Raise StackError when a server runs and its files are not in the directory on this machine."""
+    def check_seen(self, services: list[Service]) -> None:
+        """Raise StackError when one of these runs and its files are not in the directory on this machine."""
 
     def check_deletable(self, path: Path) -> None:
         """Raise Refused when a directory's files are on another machine, under the same name."""

@@ -156,7 +156,7 @@ def wait_usable(
                 if started and not waiting:
                     refusal = _refusal(engine)
                     if not refusal:
-                        engine.check_seen()
+                        engine.check_seen(services)
                         return
                     if hopeless(refusal):
                         _give_up(engine, _database(services), "does not let us in", refusal)

@@ -90,7 +90,7 @@ def test_a_link_in_place_of_the_data_is_neither_filled_nor_followed(either: Path
     outside.mkdir()
     (outside / "canary").write_text("alive")
     leaf(either).symlink_to(outside)
-    fail(either, 1, "up", saying=("not empty",), within=30)
+    fail(either, 2, "up", saying=(str(leaf(either)), "symbolic link", "Nothing was started"), within=30)
     fail(either, 2, "reset-data", "--yes", saying=(str(leaf(either)), "symbolic link"))
     assert leaf(either).is_symlink()
     assert (outside / "canary").read_text() == "alive"

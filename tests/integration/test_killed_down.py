@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.checkout import configure, containers, docker, environment, project, run, sql, succeed, value
+from tests.integration.checkout import (
+    configure,
+    containers,
+    docker,
+    environment,
+    eventually,
+    project,
+    run,
+    sql,
+    succeed,
+    value,
+)
 from tests.integration.test_interrupts import begin, ended
 
 MOMENTS = (0.05, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5)
@@ -28,6 +39,17 @@ def killed(child: subprocess.Popen[str], after: float) -> Iterator[None]:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+        yield
+
+
+@contextmanager
+def killed_while_it_stops(copy: Path, child: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a `down` once Docker has been told to stop the deaf service."""
+    deaf = containers(copy)["deaf"]
+    since = str(int(time.time()) - 1)
+    asking = ("--since", since, "--until", "0s", "--filter", "event=kill", "--filter", f"container={deaf}")
+    eventually(lambda: docker("events", *asking))
+    with killed(child, 0):
         yield
 
 
@@ -65,7 +87,7 @@ def slow(copy: Path) -> Path:
 @pytest.mark.parametrize("which", ["invoke down", "docker compose down"])
 def test_a_stop_that_docker_still_has_to_deliver_does_not_hit_the_new_start(slow: Path, which: str) -> None:
     succeed(slow, "up")
-    with killed(begin(slow, "down") if which == "invoke down" else plain(slow), 0.8):
+    with killed_while_it_stops(slow, begin(slow, "down") if which == "invoke down" else plain(slow)):
         succeed(slow, "up")
     before = containers(slow, "status=running")
     assert sorted(before) == ["deaf", "postgres"]
@@ -77,7 +99,7 @@ def test_a_stop_that_docker_still_has_to_deliver_does_not_hit_the_new_start(slow
 @pytest.mark.alone
 def test_a_down_that_was_killed_is_said_to_be_finished(slow: Path) -> None:
     succeed(slow, "up")
-    with killed(begin(slow, "down"), 1):
+    with killed_while_it_stops(slow, begin(slow, "down")):
         result = run(slow, "up")
     assert result.returncode == 0, result.stderr
     assert "Finishing the `down` that was interrupted" in result.stderr
@@ -87,7 +109,7 @@ def test_a_down_that_was_killed_is_said_to_be_finished(slow: Path) -> None:
 @pytest.mark.alone
 def test_restart_after_a_killed_down_says_that_nothing_runs(slow: Path) -> None:
     succeed(slow, "up")
-    with killed(begin(slow, "down"), 1):
+    with killed_while_it_stops(slow, begin(slow, "down")):
         result = run(slow, "restart")
     assert result.returncode == 1
     assert "`invoke up`" in result.stderr

@@ -20,6 +20,7 @@ from tests.integration.checkout import (
     sql,
     succeed,
     tables,
+    unique,
     value,
 )
 from tests.integration.conftest import Make
@@ -95,7 +96,7 @@ def test_a_checkout_that_was_moved_is_still_itself(make: Make, tmp_path: Path) -
 def test_a_new_name_never_brings_a_second_server_to_the_same_data(started: Path) -> None:
     sql(started, "CREATE TABLE kept ()")
     former = project(started)
-    succeed(started, "init", "--isolated")  # with the stack of the former name still up
+    configure(started, COMPOSE_PROJECT_NAME=unique())  # with the stack of the former name still up
     result = run(started, "up")
     now = holders(started / "data/pg")
     assert len(now) == 1, f"two servers write to one directory: {now}"

@@ -263,6 +263,15 @@ def test_a_container_of_this_project_that_would_stay_beside_the_server_is_found(
 
 
 @pytest.mark.alone
+def test_a_one_off_server_on_the_data_is_found(copy: Path) -> None:
+    files = [word for name in ("docker-compose.yml", "docker-compose.dev.yml") for word in ("-f", str(copy / name))]
+    docker("compose", "--project-directory", str(copy), *files, "run", "--detach", "postgres")
+    said = fail(copy, 2, "up", saying=(f"{project(copy)}-postgres-run-", "Nothing was started"))
+    shell(typed(said))
+    succeed(copy, "up")
+
+
+@pytest.mark.alone
 def test_a_sidecar_that_a_layer_gives_the_data_is_no_obstacle(copy: Path) -> None:
     image = value(copy, "POSTGRES_IMAGE")
     (copy / "docker-compose.backup.yml").write_text(

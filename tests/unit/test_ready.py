@@ -28,7 +28,7 @@ class Fake:
     def last_words(self, service: str, lines: int = 15) -> str:
         return self.log or f"the log of {service}"
 
-    def check_seen(self) -> None: ...
+    def check_seen(self, services: list[Service]) -> None: ...
 
 
 class Clock:

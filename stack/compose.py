@@ -217,11 +217,11 @@ class Docker:
         running = [each.name for each in services if each.state == "running"]
         for name, path in self.directories().items():
             service = _STATE[name][0]
-            if service in running and not self._seen(name, path):
+            if service in running and not self._seen(name, path) and self._sees(name):
                 raise StackError(
-                    f"{service} runs, and its files are not in {path}, which is empty on this machine. Docker runs on"
+                    f"{service} runs, and its files are not in {path} on this machine. Docker runs on"
                     f" {self._machine()} and keeps them in a folder of that name there, where nothing here can back"
-                    " them up or delete them; or they were deleted here while it ran.",
+                    " them up or delete them.",
                     cure="Type `invoke down`. Then move this checkout into a folder that Docker shares with its machine"
                     " (Colima and Lima: your home; Docker Desktop: Settings, Resources, File sharing), or start it on"
                     " the machine where Docker runs; then `invoke up`.",
@@ -546,9 +546,28 @@ class Docker:
         usual = "".join(texts)
         for name, (_, target) in _STATE.items():
             usual = usual.replace(f"    volumes:\n      - ./data/{name}:{target}\n", "")
-        if any(word in usual for word in ("volumes", "extends", "include")):
+        if any(word in usual for word in ("volumes", "extends", "include", "replicas", "scale")):
+            self._refuse_twins()
             return list(dict.fromkeys([*self._places(), *self.directories().values()]))
         return self._places()
+
+    def _refuse_twins(self) -> None:
+        """Raise Refused when the layers give one directory to two servers."""
+        owners: dict[str, str] = {}
+        for name, spec in self.config["services"].items():
+            copies = int(spec.get("scale") or (spec.get("deploy") or {}).get("replicas") or 1)
+            for volume in spec.get("volumes", []):
+                at_home = volume["target"] in (target for _, target in _STATE.values())
+                if volume["type"] != "bind" or volume.get("read_only") or not at_home:
+                    continue
+                place = os.path.realpath(volume["source"])
+                if place in owners or copies > 1:
+                    raise Refused(
+                        f"The layers give {volume['source']} to two servers, {owners.get(place, name)} and {name}, and"
+                        " the second would destroy the data of the first. Nothing was started.",
+                        cure="Give one of them a directory of its own in its layer, then type `invoke up`.",
+                    )
+                owners[place] = name
 
     def _holders(
         self, paths: list[Path], rows: list[dict[str, str]], *, starting: bool = False
@@ -734,6 +753,11 @@ class Docker:
             return False
         except OSError:
             return True
+
+    def _sees(self, name: str) -> bool:
+        """Return whether a running service sees files in its directory."""
+        asked = look(["docker", "exec", self.running(_STATE[name][0]), "ls", "-A", self._home(name)])
+        return bool(asked.stdout.strip())
 
     def _machine(self) -> str:
         told = look(["docker", "info", "--format", "{{.Name}} ({{.OperatingSystem}})"])

@@ -272,6 +272,23 @@ def test_a_one_off_server_on_the_data_is_found(copy: Path) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "{twin: {extends: {file: docker-compose.dev.yml, service: postgres}, container_name: !reset null,"
+        " ports: !reset []}}",
+        "{postgres: {container_name: !reset null, ports: !reset [], deploy: {replicas: 2}}}",
+    ],
+    ids=["a second service", "a second replica"],
+)
+def test_a_layer_that_gives_one_directory_to_two_servers_is_refused(copy: Path, layer: str) -> None:
+    (copy / "docker-compose.twin.yml").write_text(f"services: {layer}")
+    fail(copy, 2, "up", "--layers", "dev,alone,twin", saying=(f"{copy}/data/pg", "Nothing was started"))
+    assert containers(copy) == {}
+    succeed(copy, "up")
+
+
+@pytest.mark.alone
 def test_a_sidecar_that_a_layer_gives_the_data_is_no_obstacle(copy: Path) -> None:
     image = value(copy, "POSTGRES_IMAGE")
     (copy / "docker-compose.backup.yml").write_text(

@@ -258,8 +258,8 @@ def test_a_first_start_that_was_cut_short(down: Path) -> None:
 def test_a_data_directory_that_is_a_link(down: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (down / "data" / "pg").symlink_to(tmp_path / "elsewhere")
-    found = ask(down, code=0)
-    assert found["directories"]["state"] == "warning"
+    found = ask(down, code=1)  # as nothing is started on it
+    assert found["directories"]["state"] == "failed"
     assert str(tmp_path / "elsewhere") in found["directories"]["message"]
     (tmp_path / "elsewhere").rmdir()
     assert ask(down, code=1)["directories"]["state"] == "failed"

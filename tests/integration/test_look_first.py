@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.checkout import ALONE, configure, docker, fail, run, sql, succeed, tables, unique, value
+from tests.integration.checkout import (
+    ALONE,
+    configure,
+    containers,
+    docker,
+    fail,
+    run,
+    sql,
+    succeed,
+    tables,
+    unique,
+    value,
+)
 from tests.integration.conftest import Make
 from tests.integration.test_faults_docker import Daemon
 
@@ -94,26 +106,29 @@ VOLUMES = {
 
 
 @pytest.fixture(params=sorted(VOLUMES))
-def volume(copy: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A layer that puts the database into a volume, whose name is this; empty when it has none."""
+def volume(copy: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str]]]:
+    """A layer that puts the database into a volume of this name, or of none; and which ones are to be removed."""
     service, top = VOLUMES[request.param]
     name = unique() if top else ""
     (copy / "docker-compose.volume.yml").write_text(
         f"services: {{postgres: {{{service}}}}}\n{top % name if top else ''}\n"
     )
     configure(copy, STACK_LAYERS="dev,volume")
-    yield name
+    used: list[str] = []  # one without a name is left behind by `down`
+    yield name, used
     run(copy, "down")
-    if name:
-        subprocess.run(["docker", "volume", "rm", name], check=False, capture_output=True)
+    subprocess.run(["docker", "volume", "rm", *used], check=False, capture_output=True)
 
 
-def test_data_in_a_volume_is_named_and_nothing_is_touched(copy: Path, volume: str) -> None:
+def test_data_in_a_volume_is_named_and_nothing_is_touched(copy: Path, volume: tuple[str, list[str]]) -> None:
     (copy / "seed/010.sql").write_text("CREATE TABLE seeded ()")
     succeed(copy, "up")
+    name, used = volume
+    mounts = '{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}'
+    used += docker("inspect", "--format", mounts, containers(copy)["postgres"]).split()
     sql(copy, "CREATE TABLE kept ()")
     for command in (("reset",), ("reset-data",), ("reset-data", "--service", "pg")):
-        saying = ("postgres keeps its data in", volume or "a volume without a name", "Nothing was touched")
+        saying = ("postgres keeps its data in", name or "a volume without a name", "Nothing was touched")
         said = fail(copy, 2, *command, "--yes", saying=saying)
     assert tables(copy) == ["kept"]
     assert (copy / "data/convex/credentials").is_dir()

@@ -21,7 +21,7 @@ from stack.programs import MAJOR
 from stack.ready import LoginFailed, connect, hopeless, login
 from stack.service import Endpoint, Service
 from stack.talk import give, human, say
-from stack.wipe import UNFINISHED, sweep
+from stack.wipe import sweep, unfinished
 
 POSTGRES = "postgres"
 SKEW = 5.0
@@ -391,7 +391,7 @@ def leftovers(case: Case) -> Findings:
 
     `--fix` deletes it; so does the next `invoke up`.
     """
-    found = [path.name for pattern in UNFINISHED for path in (case.root / "data").glob(pattern)]
+    found = [path.name for path in unfinished(case.root)]
     if found:
         message = f"data/ holds what commands that died have left behind: {', '.join(sorted(found))}."
         yield warning(message, "Type `invoke doctor --fix`.", lambda: sweep(case.engine))

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stack import engine, init, places, settings, snapshots
+from stack import engine, init, places, rights, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.process import Refused, StackError, look
@@ -310,7 +310,8 @@ def _owner(path: Path) -> Finding | None:
     if path.name != "embedded":
         return None  # a container's user takes over whatever it finds
     facts = path.stat()
-    if facts.st_uid != os.geteuid():
+    account = rights.account(path, path.parent.parent)  # when this is root, `up` gives the data to the account
+    if not account and facts.st_uid != os.geteuid():
         return failed(f"{path} is another user's, so PostgreSQL refuses it.", f"Type `sudo chown -R $USER '{path}'`.")
     if facts.st_mode & 0o027 and any(path.iterdir()):
         mode = f"{facts.st_mode & 0o777:o}"

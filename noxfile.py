@@ -44,8 +44,6 @@ def types(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """Test what needs no Docker."""
     session.install("-r", "requirements.txt")
-    # What fetches PostgreSQL's programs must do so once.
-    session.run("python", "-c", "from stack import programs, settings; programs.server_programs(settings.ROOT)")
     session.run("pytest", "tests/unit", "-n", "4", "--dist", "loadgroup", *session.posargs)
 
 

@@ -6,13 +6,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
 
 from bench.sites import Failed, Site, run
+from stack import rights
 from stack.compose import Docker
-from stack.embedded import Embedded, as_ordinary_user
+from stack.embedded import Embedded
 
 Measure = Callable[[Site], float]
 """Does the thing once and returns the seconds that it took."""
@@ -111,7 +113,14 @@ def hand(site: Site, *args: str) -> float:
     where, port = site.root / "data" / "hand", site.settings.ports["POSTGRES_PORT"]
     options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='{where}'"
     pg_ctl = [f"{site.settings.bin_dir}/pg_ctl", "-D", str(where), "-w", "-l", str(where / "log"), "-o", options, *args]
-    return run(site.root, *as_ordinary_user(pg_ctl))
+    return by_account(site, pg_ctl)
+
+
+def by_account(site: Site, argv: list[str]) -> float:
+    """Run a program of PostgreSQL's as whom the engine runs the server, and return the seconds that it took."""
+    account = Embedded(site.settings, site.root).account
+    way = rights.way(account, site.root / "data" / "hand", Path(site.settings.bin_dir).resolve())
+    return run(site.root, *way.prefix, *argv, env=way.env, rights=way.rights)
 
 
 def both_stopped(site: Site) -> None:
@@ -138,10 +147,13 @@ def both_made(site: Site) -> None:
 
 def initdb_by_hand(site: Site) -> float:
     """Make a cluster with the same options, and start it."""
-    password = site.root / "password"
+    engine, where, password = Embedded(site.settings, site.root), site.root / "data" / "hand", site.root / "password"
     password.write_text(f"{site.settings.password}\n")
-    initdb = Embedded(site.settings, site.root).initdb(site.root / "data" / "hand", password)
-    return run(site.root, *initdb) + hand(site, "start")
+    where.mkdir()
+    if engine.account:
+        for path in (where, password):
+            os.chown(path, engine.account.uid, engine.account.gid)
+    return by_account(site, engine.initdb(where, password)) + hand(site, "start")
 
 
 def nothing(_site: Site) -> None:

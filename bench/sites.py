@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stack import settings
+from stack.process import Rights
 from stack.programs import server_programs
 
 IMAGES = ("POSTGRES_IMAGE", "CONVEX_BACKEND_IMAGE", "CONVEX_DASHBOARD_IMAGE")
@@ -72,7 +73,13 @@ def ask(cwd: Path, *argv: str) -> str:
     return result.stdout
 
 
-def run(cwd: Path, *argv: str, stdin: str = os.devnull, env: Mapping[str, str] | None = None) -> float:
+def run(
+    cwd: Path,
+    *argv: str,
+    stdin: str = os.devnull,
+    env: Mapping[str, str] | None = None,
+    rights: Rights | None = None,
+) -> float:
     """Run a command and return the seconds that it took. Raises Failed, with its last words."""
     with (cwd / stdin).open("rb") as source:
         start = time.perf_counter()
@@ -80,6 +87,7 @@ def run(cwd: Path, *argv: str, stdin: str = os.devnull, env: Mapping[str, str] |
             argv, cwd=cwd, env={**ENVIRONMENT, **(env or {})}, stdin=source, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=signal.getsignal(signal.SIGINT) is signal.SIG_IGN,  # docker would heed it all the same
+            **(rights or {}),
         )  # fmt: skip
         try:
             _, said = child.communicate()
@@ -107,6 +115,7 @@ def sites(chosen: Mapping[str, str], sizes: Mapping[str, int]) -> Iterator[dict[
     """Make copies with `all` services, with `postgres` alone, and without Docker; remove all that runs there too."""
     with ExitStack() as last:
         home = Path(tempfile.mkdtemp(prefix="stack-bench-"))
+        home.chmod(0o711)  # as a home directory is to a server's account
         last.callback(shutil.rmtree, home)
         made = {}
         for name in ("all", "postgres", "embedded"):

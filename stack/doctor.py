@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stack import engine, guards, init, places, settings, snapshots
+from stack import engine, guards, init, places, rights, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.process import Refused, StackError, look
@@ -21,7 +21,7 @@ from stack.programs import MAJOR
 from stack.ready import LoginFailed, connect, hopeless, login
 from stack.service import Endpoint, Service
 from stack.talk import give, human, say
-from stack.wipe import UNFINISHED, sweep
+from stack.wipe import sweep, unfinished
 
 POSTGRES = "postgres"
 SKEW = 5.0
@@ -309,7 +309,8 @@ def _owner(path: Path) -> Finding | None:
     if path.name != "embedded":
         return None  # a container's user takes over whatever it finds
     facts = path.stat()
-    if facts.st_uid != os.geteuid():
+    account = rights.account(path, path.parent.parent)  # when this is root, `up` gives the data to the account
+    if not account and facts.st_uid != os.geteuid():
         return failed(f"{path} is another user's, so PostgreSQL refuses it.", f"Type `sudo chown -R $USER '{path}'`.")
     if facts.st_mode & 0o027 and any(path.iterdir()):
         mode = f"{facts.st_mode & 0o777:o}"
@@ -390,7 +391,7 @@ def leftovers(case: Case) -> Findings:
 
     `--fix` deletes it; so does the next `invoke up`.
     """
-    found = [path.name for pattern in UNFINISHED for path in (case.root / "data").glob(pattern)]
+    found = [path.name for path in unfinished(case.root)]
     if found:
         message = f"data/ holds what commands that died have left behind: {', '.join(sorted(found))}."
         yield warning(message, "Type `invoke doctor --fix`.", lambda: sweep(case.engine))

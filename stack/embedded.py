@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shlex
-import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -14,8 +14,8 @@ import zlib
 from functools import cached_property
 from pathlib import Path
 
-from stack import guards, places, ports
-from stack.process import Refused, StackError, look
+from stack import guards, places, ports, rights, shutdown
+from stack.process import Refused, StackError, environment, look
 from stack.programs import MAJOR, installed, server_programs
 from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
 from stack.settings import ROOT, Settings
@@ -26,6 +26,8 @@ SOCKET_PATH_LIMIT = 103
 """Bytes that fit the path of a Unix socket everywhere: sun_path has 104 on macOS, 108 on Linux."""
 STOP_PATIENCE = 60.0
 """Seconds that a fast shutdown may take; the container's stop_grace_period."""
+PATIENCE = 5.0
+"""Seconds in which the sessions of a server that was killed have noticed it."""
 
 
 class Embedded:
@@ -46,12 +48,21 @@ class Embedded:
         return server_programs(self.root, self.settings.bin_dir)
 
     @cached_property
+    def account(self) -> rights.Account | None:
+        """Whom root runs the server as; None when it is this user."""
+        return rights.account(self.directory, self.root)
+
+    @property
+    def _uid(self) -> int:
+        return self.account.uid if self.account else os.geteuid()
+
+    @cached_property
     def socket_directory(self) -> Path:
-        """A directory that only this user may enter, short enough for a socket in it."""
+        """A directory that only the server's user may enter, short enough for a socket in it."""
         if len(os.fsencode(self.directory / f".s.PGSQL.{self._port}")) <= SOCKET_PATH_LIMIT:
             return self.directory
         mark = zlib.crc32(os.fsencode(self.root))
-        return Path(tempfile.gettempdir(), f"stack-{os.geteuid()}-{mark:08x}")
+        return Path(tempfile.gettempdir(), f"stack-{self._uid}-{mark:08x}")
 
     # -- command lines ------------------------------------------------------------------------------------
 
@@ -72,13 +83,11 @@ class Embedded:
 
     def initdb(self, directory: Path, password_file: Path) -> list[str]:
         """Return the command line that makes a cluster like the container's."""
-        return as_ordinary_user(
-            [
-                str(self.programs / "initdb"), "--pgdata", str(directory), "--username", self.settings.user,
-                "--pwfile", str(password_file), "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8",
-                "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums",
-            ]
-        )  # fmt: skip
+        return [
+            str(self.programs / "initdb"), "--pgdata", str(directory), "--username", self.settings.user,
+            "--pwfile", str(password_file), "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8",
+            "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums",
+        ]  # fmt: skip
 
     def server(self) -> list[str]:
         """Return the command line of the server."""
@@ -90,7 +99,7 @@ class Embedded:
             "cluster_name": self.settings.project,
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        return as_ordinary_user([str(self.programs / "postgres"), "-D", str(self.directory), *settings])
+        return [str(self.programs / "postgres"), "-D", str(self.directory), *settings]
 
     def trusted(self, user: str, database: str) -> Command:
         """Return the command line of a psql that reads its SQL from stdin and needs no password, as any user."""
@@ -105,10 +114,12 @@ class Embedded:
 
     def platform(self) -> str:
         """Return where the programs are; raises StackError when they cannot be run as this user."""
-        if look(as_ordinary_user(["true"])).returncode:
-            raise StackError(_hint("unshare").rstrip())
         place = installed(self.root, self.settings.bin_dir)
-        return f"PostgreSQL {MAJOR} in {place}" if place else f"PostgreSQL {MAJOR}, to be fetched by `invoke up`"
+        if not place:
+            return f"PostgreSQL {MAJOR}, to be fetched by `invoke up`"
+        data = self.directory if self.directory.is_dir() else self.root
+        rights.way(self.account, data, place.resolve())
+        return f"PostgreSQL {MAJOR} in {place}{f', as the account {self.account.name}' if self.account else ''}"
 
     def check_machine(self) -> None:
         """Do nothing: the server runs here."""
@@ -131,6 +142,11 @@ class Embedded:
             if not (self.directory / "postmaster.pid").exists():
                 break
             time.sleep(0.05)
+        if why and (left := shutdown.remains(self.directory)):
+            raise StackError(
+                f"{why} {shutdown.what_remains(left, self.directory)}",
+                cure="Type `invoke down`, which ends it, then `invoke up`.",
+            )
         if why:
             raise StackError(
                 why,
@@ -259,12 +275,19 @@ class Embedded:
         if state and (state.port, state.address) != (self._port, self.settings.bind_address):
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
             self.stop()
+        elif state and state.uid == 0 and self.account:
+            self._way(self.directory)  # if that is impossible, it goes on as it is
+            say(f"The server has root's rights; starting it again as the account {self.account.name}, which has none.")
+            self.stop()
         elif state:
             return Server(self)
         self.check_ports()
         places.refuse_if_full(self.directory)
         if not (self.directory / "PG_VERSION").exists():
             self._create()
+        elif self.account and self.directory.stat().st_uid != self.account.uid:
+            self._way(self.directory)
+            rights.give(self.directory, self.account)
         made_by = (self.directory / "PG_VERSION").read_text().strip()
         if made_by != str(MAJOR):
             why, cure = self.other_major(made_by)
@@ -272,30 +295,31 @@ class Embedded:
         return Server(self)
 
     def stop(self) -> None:
-        """Stop the server, fast: sessions end, nothing that was committed is lost."""
+        """Stop the server, fast: sessions end, nothing that was committed is lost.
+
+        One that does not stop by itself is ended at once, from which the next start recovers as from a power cut.
+        """
         state = self._process()
-        if not state:
+        if state:
+            clean = shutdown.stop(state.pid, self.log, STOP_PATIENCE)
+        elif left := shutdown.remains(self.directory):
+            clean = shutdown.end_remains(left, self.directory, self.log, STOP_PATIENCE)
+        elif self._child and self._child.poll() is None:  # it has no lock file yet
+            clean = shutdown.stop(self._child.pid, self.log, STOP_PATIENCE)
+        else:
             return
-        os.kill(state.pid, signal.SIGINT)  # what pg_ctl calls a fast stop
-        deadline = time.monotonic() + STOP_PATIENCE
-        while self._process():
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"The server (process {state.pid}) has not stopped within {STOP_PATIENCE:g} s. Look at its log with"
-                    " `invoke logs`, then type `invoke down` again."
-                )
-            time.sleep(0.02)
         if self._child:
             self._child.wait()
         if self.socket_directory != self.directory:
-            self.socket_directory.rmdir()
-        say("PostgreSQL has stopped.")
+            with contextlib.suppress(OSError):  # what a server that did not stop cleanly has left in it stays
+                self.socket_directory.rmdir()
+        say("PostgreSQL has stopped." if clean else "PostgreSQL has ended.")
 
     def restart(self, service: str = "") -> None:
         """Stop the server and start it again."""
         self.running(service or POSTGRES)
         self.stop()
-        self.start().done()
+        self.start().finish()
 
     def admin_key(self) -> str:
         """Refuse: there is no Convex."""
@@ -323,47 +347,91 @@ class Embedded:
                 f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it, then type"
                 " `invoke reset-data` to delete it, and `invoke up`."
             )
-        fresh = self.directory.with_name(f".new-embedded-{os.getpid()}")
-        with tempfile.NamedTemporaryFile("w", prefix="stack-", encoding="utf-8") as password_file:
+        scratch = Path(tempfile.mkdtemp(prefix=f".new-embedded-{os.getpid()}-", dir=self.directory.parent))
+        fresh = scratch / "embedded"
+        try:
+            way = self._way(scratch)
+        except StackError:
+            scratch.rmdir()
+            raise
+        with tempfile.NamedTemporaryFile("w", dir=scratch, encoding="utf-8") as password_file:
             password_file.write(self.settings.password + "\n")
             password_file.flush()
-            made = look(self.initdb(fresh, Path(password_file.name)), timeout=300)
+            if self.account:
+                rights.give(scratch, self.account)
+            argv = [*way.prefix, *self.initdb(fresh, Path(password_file.name))]
+            made = look(argv, way.env, timeout=300, rights=way.rights)
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
             raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
-            single = as_ordinary_user([str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"])
+            single = [*way.prefix, str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"]
             name = self.settings.database.replace('"', '""')
             with tempfile.TemporaryFile() as sql:
                 sql.write(f'CREATE DATABASE "{name}";\n\n'.encode())
                 sql.seek(0)
-                result = look(single, stdin=sql)
+                result = look(single, way.env, stdin=sql, rights=way.rights)
             failed = re.search(r"^.*(FATAL|ERROR):.*$", result.stderr, re.MULTILINE)
             if failed:
                 raise StackError(f"The database {self.settings.database!r} was not made: {failed[0].strip()}")
         if self.directory.exists():
             self.directory.rmdir()
         fresh.rename(self.directory)
+        scratch.rmdir()
+
+    def _way(self, data: Path) -> rights.Way:
+        return rights.way(self.account, data, self.programs.resolve())
+
+    def way(self, *, ask: bool = True) -> rights.Way:
+        """Return how the server is started, as whom; raises StackError when it cannot be, which it may have to ask."""
+        programs = self.programs.resolve()
+        return rights.way(self.account, self.directory, programs, self.socket_directory, log=self.log, ask=ask)
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""
         if self._child:
             self._child.wait()  # one that was killed is buried
-        if self.socket_directory != self.directory:
-            self.socket_directory.mkdir(mode=0o700, exist_ok=True)
-            facts = self.socket_directory.lstat()
-            if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-                raise StackError(f"{self.socket_directory} belongs to somebody else. Remove it, then type `invoke up`.")
+        self._make_socket_directory()
         self._clear_stale_lock()
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
             self.log.replace(self.log.with_suffix(".log.1"))
-        with self.log.open("ab") as log:
-            # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
+        way = self.way(ask=False)
+        if not self.account:
+            try:
+                self.log.open("ab").close()
+            except OSError as error:
+                raise StackError(
+                    f"The server's log {self.log} cannot be written: {error.strerror}.",
+                    cure="Look at it, and move it away; then type `invoke up`.",
+                ) from None
+        # The log is opened with the server's rights: in its directory it may have put a link in the log's place.
+        logged = [*way.prefix, "sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", str(self.log)]
+        # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
+        nowhere = subprocess.DEVNULL
+        try:
             self._child = subprocess.Popen(
-                self.server(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
-            )
+                [*logged, *self.server()], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True,
+                cwd="/", env=environment(way.env), **way.rights,
+            )  # fmt: skip
+        except OSError as error:
+            if self.account:
+                raise rights.not_allowed(self.account, error) from None
+            raise
         return self._child
+
+    def _make_socket_directory(self) -> None:
+        place = self.socket_directory
+        if place == self.directory:
+            return
+        with contextlib.suppress(FileExistsError):
+            place.mkdir(mode=0o700)
+        facts = place.lstat()
+        if self.account and facts.st_uid == 0 and stat.S_ISDIR(facts.st_mode):
+            os.chown(place, self.account.uid, self.account.gid, follow_symlinks=False)
+            facts = place.lstat()
+        if facts.st_uid != self._uid or facts.st_mode & 0o077 or not stat.S_ISDIR(facts.st_mode):
+            raise StackError(f"{place} belongs to somebody else. Remove it, then type `invoke up`.")
 
     def _clear_stale_lock(self) -> None:
         """Remove lock files whose process id belongs to another program, as happens after a reboot.
@@ -384,11 +452,10 @@ class Embedded:
         try:
             lines = (self.directory / "postmaster.pid").read_text().splitlines()
             process = psutil.Process(int(lines[0]))
-            # Only its own postmaster has the data directory as its working directory.
-            if process.status() == psutil.STATUS_ZOMBIE or not self.directory.samefile(process.cwd()):
+            if process.status() == psutil.STATUS_ZOMBIE or not shutdown.is_servers(process, self.directory):
                 return None
             self._refuse_anothers(process.pid, process.cmdline())
-            return Process(*lines)
+            return Process(process.uids().real, *lines)
         except (OSError, ValueError, IndexError, psutil.Error):
             return None
 
@@ -408,9 +475,10 @@ class Embedded:
 class Process:
     """What postmaster.pid tells; it grows while the server starts."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, uid: int, *lines: str) -> None:
         _, port, address, status = (lines[index].strip() if index < len(lines) else "" for index in (1, 3, 5, 7))
         self.pid = int(lines[0])
+        self.uid = uid
         self.port = int(port or 0)
         self.address = address
         self.status = status
@@ -422,6 +490,7 @@ class Server:
     def __init__(self, engine: Embedded) -> None:
         self._engine = engine
         self._child: subprocess.Popen[bytes] | None = None
+        self._began = time.monotonic()
 
     def done(self) -> bool:
         """Return True once it runs. Raises StackError with its last words when it has ended."""
@@ -434,8 +503,14 @@ class Server:
         said = self._engine.last_words(POSTGRES)
         if re.search("pre-existing shared memory block|lock file .* already exists", said.rpartition("FATAL")[2]):
             # A killed server that is not buried yet, or sessions of it that have not noticed; seconds, at most.
+            if time.monotonic() > self._began + PATIENCE and (left := shutdown.remains(self._engine.directory)):
+                raise StackError(
+                    shutdown.what_remains(left, self._engine.directory),
+                    cure="Type `invoke down`, which ends it, then `invoke up`.",
+                )
             self._child = None
             return False
+        self._engine.way()  # which says so when it did not even get as far as PostgreSQL
         raise StackError(
             f"The server ended with exit code {self._child.returncode}. {_hint(said)}Its last log lines:\n{said}\n"
             "Mend that, then type `invoke up`."
@@ -450,26 +525,10 @@ class Server:
         """Leave it alone: it keeps starting, or running."""
 
 
-def as_ordinary_user(argv: list[str]) -> list[str]:
-    """Return a command line that PostgreSQL accepts from root too.
-
-    In a user namespace root is seen as an ordinary user, so that no account has to be made and no file given away;
-    util-linux 2.38 and newer.
-    """
-    if os.geteuid() != 0:
-        return argv
-    return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
-
-
 def _hint(said: str) -> str:
     if "could not look up effective user ID" in said:
         return "PostgreSQL does not run for a user id that has no account: no line in /etc/passwd. "
-    if "unshare" not in said:
-        return ""
-    return (
-        "PostgreSQL does not run as root, and this machine does not allow a user namespace in which it would not be"
-        " root. Type the command as an ordinary user. "
-    )
+    return ""
 
 
 def no_convex(service: str) -> Refused:

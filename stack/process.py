@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO, NoReturn
+from typing import IO, NoReturn, TypedDict
 
 from invoke.exceptions import Exit
 
@@ -33,16 +33,26 @@ class Refused(StackError):
         super().__init__(message, 2, cure=cure)
 
 
+class Rights(TypedDict, total=False):
+    """As whom a program is started; empty: as this user. Only root can choose."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
 def look(
     argv: Sequence[str],
     env: Mapping[str, str] | None = None,
     *,
     timeout: float = 60,
     stdin: IO[bytes] | int = subprocess.DEVNULL,
+    rights: Rights | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program and capture what it says; its exit code is the caller's to judge.
 
-    Raises StackError when the program is not installed, or says nothing for `timeout` seconds.
+    Raises StackError when the program is not installed, or says nothing for `timeout` seconds; OSError when this
+    machine does not let it be started with these rights.
     """
     try:
         return subprocess.run(
@@ -54,6 +64,7 @@ def look(
             text=True,
             errors="replace",
             timeout=timeout,
+            **(rights or {}),
         )
     except FileNotFoundError:
         raise StackError(not_installed(argv[0])) from None

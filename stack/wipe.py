@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ LEAVES = {
     "embedded": "every database of the embedded PostgreSQL cluster",
 }
 _ASIDE = ".wiped-"
-UNFINISHED = (f"{_ASIDE}*", ".new-*")
+_UNFINISHED = (f"{_ASIDE}*", ".new-*")
 """What a run that died may leave in data/: half deleted, or half made."""
 
 
@@ -152,7 +153,7 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
 
 def sweep(engine: Engine) -> None:
     """Delete what a wipe has moved aside, and what runs that died have left unfinished."""
-    for aside in (path for pattern in UNFINISHED for path in (engine.root / "data").glob(pattern)):
+    for aside in unfinished(engine.root):
         if aside.is_symlink():
             aside.unlink()
             continue
@@ -160,6 +161,30 @@ def sweep(engine: Engine) -> None:
         if aside.exists():
             engine.delete(aside)
             aside.rmdir()
+
+
+def unfinished(root: Path) -> list[Path]:
+    """Return what runs that died have left in `data/`; what a living one is still making is not among it."""
+    found = [path for pattern in _UNFINISHED for path in (root / "data").glob(pattern)]
+    return [path for path in found if not _in_work(path)]
+
+
+def _in_work(path: Path) -> bool:
+    """Return whether another process that lives is making a directory; its name carries the process id.
+
+    A process that began after the last change of the directory has only got the id of the one that made it.
+    """
+    import psutil
+
+    maker = re.match(r"\.new-[a-z]+-(\d+)", path.name)
+    if not maker or int(maker[1]) == os.getpid():
+        return False
+    try:
+        process = psutil.Process(int(maker[1]))
+        alive = bool(process.cmdline())  # the kernel's own have none, and the dead that nobody has buried
+        return alive and process.create_time() <= path.lstat().st_mtime + 1  # a clock tick is 10 ms
+    except (psutil.Error, OSError):
+        return False
 
 
 def size(engine: Engine, path: Path) -> int | None:

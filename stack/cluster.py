@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stack.engine import Engine
-from stack.process import StackError
-from stack.ready import LoginFailed, connect
+from stack.process import StackError, meanwhile
+from stack.ready import LoginFailed, connect, prove
 from stack.service import Endpoint, Running
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ _SESSIONS = "FROM pg_stat_activity WHERE datid = %s::oid AND pid <> pg_backend_p
 def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     """Log in under a name. What is under way in the server is cancelled when this is left by an error.
 
-    Raises StackError when the server does not run, does not let us in, or refuses what it is asked to do.
+    Raises StackError when the server does not run, does not let us in, or refuses what it is asked to do; and before
+    it is asked for anything when it is not the one that the engine runs.
     """
     # 60 ms, while Docker is asked where the server is
     importing = threading.Thread(target=import_module, args=("psycopg",))
     importing.start()
     running = engine.database()
+    inside = meanwhile(lambda: engine.identifier(running.id))
     importing.join()
     import psycopg
 
@@ -48,6 +50,7 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
         raise StackError(f"The database does not let us in:\n{error}\n`invoke doctor` finds out why.") from None
     with cluster.connection:
         try:
+            prove(cluster.connection, inside, lambda: engine.identifier(running.id, surely=True))
             yield cluster
         except psycopg.Error as error:
             raise StackError(

@@ -19,7 +19,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from stack import guards, places, ports
-from stack.process import Refused, StackError, do, look
+from stack.process import Refused, StackError, do, look, look_raw
 from stack.programs import MAJOR
 from stack.service import Command, Endpoint, Running, Service
 from stack.settings import ROOT, Settings
@@ -40,6 +40,8 @@ _REMOVAL = 30.0
 """Seconds that a container which is being removed is waited for."""
 # What Docker says of a container that somebody else is removing at this moment.
 _VANISHING = re.compile(r"No such container|marked for removal|removal of container .* is already in progress|is dead")
+_TAR_HEADER = 512
+"""Bytes before the file in what `docker cp FILE -` prints."""
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 # A listing, then name and text of each file that is there, all between zero bytes.
@@ -133,24 +135,50 @@ class Docker:
         environment = service["environment"]
         return Endpoint(*port, *(environment[name] for name in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")))
 
+    def addresses(self) -> list[str]:
+        """Return the addresses on which the layers publish the database's port."""
+        published = self.config["services"].get(POSTGRES, {}).get("ports", [])
+        return [port.get("host_ip") or "0.0.0.0" for port in published if port["target"] == 5432]  # noqa: S104
+
     def database(self) -> Running:
         """Return how the running server is reached, by what its container was started with: 30 ms, not Compose's 170.
 
         Raises StackError when it does not run.
         """
         form = "{{json .Config.Env}}\t{{json .Mounts}}\t{{json .NetworkSettings.Ports}}"
-        told = self._ask("inspect", "--format", form, self.running(POSTGRES)).split("\t")
-        variables, mounts, ports = map(json.loads, told)
+        server = self.running(POSTGRES)
+        told = self._ask("inspect", "--format", form, server).split("\t")
+        variables, mounts, published_ports = map(json.loads, told)
         environment: dict[str, str] = self._refuse_if_changed(variables)
         bindings = [Path(each["Source"]) for each in mounts if each["Destination"] == _STATE["pg"][1]]
-        published = [{"host_ip": each["HostIp"], "published": each["HostPort"]} for each in ports.get("5432/tcp") or []]
+        bound = published_ports.get("5432/tcp") or []
+        published = [{"host_ip": each["HostIp"], "published": each["HostPort"]} for each in bound]
         if not published or not bindings:
             raise StackError(
                 "postgres has just stopped, or it has no port on this machine, or no directory there. Type"
                 " `invoke status`, then `invoke up`."
             )
         user, password, database = (environment[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
-        return Running(Endpoint(*_address(published[0]), user, password, database), bindings[0])
+        return Running(Endpoint(*_address(published[0]), user, password, database), bindings[0], server)
+
+    def identifier(self, server: str, *, surely: bool = False) -> int:
+        """Return the system identifier of the cluster in a container; raises StackError when nobody can tell.
+
+        Who may reads the control file; to others Docker itself hands it out, in 10 ms. Where it is elsewhere, `surely`
+        asks PostgreSQL's own program in the container, which takes 60.
+        """
+        if surely:
+            told = look(["docker", "exec", "--env", "LC_ALL=C", server, "pg_controldata"])
+            if found := re.search(r"system identifier: +(\d+)", told.stdout):
+                return int(found[1])
+            raise StackError(
+                f"The container of postgres does not tell which cluster it has: {told.stderr.strip()}",
+                cure="Type `invoke doctor`.",
+            )
+        with contextlib.suppress(StackError):
+            return places.identifier(self.root / "data" / "pg")
+        packed = look_raw(["docker", "cp", f"{server}:{_STATE['pg'][1]}/global/pg_control", "-"])
+        return int.from_bytes(packed[_TAR_HEADER : _TAR_HEADER + 8], sys.byteorder)
 
     def _refuse_if_changed(self, variables: list[str]) -> dict[str, str]:
         """Return a container's environment. Raises Refused when the settings name another database than it does."""
@@ -168,8 +196,8 @@ class Docker:
 
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches port `target` of a service; empty when it is not published."""
-        host, port = _published(self.config["services"].get(service, {}), target) or ("", 0)
-        return f"http://{host}:{port}" if port else ""
+        found = _published(self.config["services"].get(service, {}), target)
+        return _page(*found) if found else ""
 
     def services(self) -> list[Service]:
         """Return every service of the chosen layers as it is now."""
@@ -294,14 +322,11 @@ class Docker:
     def check_ports(self, rows: list[dict[str, str]] | None = None) -> None:
         """Raise StackError when a port is taken by anything but this stack, naming the holder."""
         rows = self._rows() if rows is None else rows
-        found = []
-        for service in self.config["services"].values():
-            for port in service.get("ports", []):
-                if str(port.get("published", "")).isdigit() and port.get("protocol", "tcp") == "tcp":
-                    address, number = port.get("host_ip") or "0.0.0.0", int(port["published"])  # noqa: S104
-                    found.append(self._taken(address, number, rows))
-        if any(found):
-            raise _port_taken(" ".join(filter(None, found)))
+        wanted = self._wanted()
+        if found := [why for port in wanted if (why := self._taken(*port, rows))]:
+            raise ports.taken(" ".join(found))
+        if found := [why for port in wanted if (why := self._taken_beside(*port, rows))]:
+            raise ports.taken(" ".join(found), runs=any(self._publishes(*port, rows) for port in wanted))
 
     def read(self, *names: str) -> dict[str, str]:
         """Return files of the cluster as `places.read` does, with a container's eyes where the user may not look.
@@ -466,8 +491,9 @@ class Docker:
         """
         data = self.root / "data" / "pg"
         places.refuse_if_full(data, freed or 0)
-        if any(self._taken(self.settings.bind_address, port, rows) for port in self.settings.ports.values()):
-            self.check_ports(rows)
+        address, numbers = self.settings.bind_address, self.settings.ports.values()
+        if any(self._taken(address, port, rows) or self._taken_beside(address, port, rows) for port in numbers):
+            self._refuse_taken_ports(rows)
         if freed is not None:  # the data goes; what the image makes of an empty directory is the question
             if (runs := self.major()) > MAJOR:
                 raise StackError(
@@ -480,6 +506,43 @@ class Docker:
             if made_by and made_by != str(MAJOR) and (runs := self.major()) and made_by != str(runs):
                 why, cure = places.other_major(made_by, str(runs))
                 raise StackError(f"{data} cannot be used: {why}. Nothing was started.", cure=cure)
+
+    def _refuse_taken_ports(self, rows: list[dict[str, str]]) -> None:
+        """Raise StackError when a port is taken; of a stack that has its ports, say who else answers to localhost."""
+        try:
+            self.check_ports(rows)
+        except StackError as error:
+            wanted = self._wanted()
+            if any(self._taken(*port, rows) or not self._publishes(*port, rows) for port in wanted):
+                raise
+            say(str(error))
+
+    def _wanted(self) -> list[tuple[str, int]]:
+        """Return the addresses and TCP ports that the chosen layers publish."""
+        return [
+            (port.get("host_ip") or "0.0.0.0", int(port["published"]))  # noqa: S104
+            for service in self.config["services"].values()
+            for port in service.get("ports", [])
+            if str(port.get("published", "")).isdigit() and port.get("protocol", "tcp") == "tcp"
+        ]
+
+    def _publishes(self, address: str, port: int, rows: list[dict[str, str]]) -> bool:
+        """Return whether this stack has a port already."""
+        return any(row["project"] == self.settings.project and _publishes(row["ports"], address, port) for row in rows)
+
+    def _taken_beside(self, address: str, port: int, rows: list[dict[str, str]]) -> str:
+        """Return who answers on ::1, and so to the name localhost, in the place of this stack; empty when nobody."""
+        if ports.reached_at(address) != "127.0.0.1":
+            return ""
+        holders = [row for row in rows if _publishes(row["ports"], ports.LOCALHOST_TOO, port)]
+        if any(row["project"] == self.settings.project for row in holders):
+            return ""
+        if holders:
+            return ports.taken_beside(port, f"the container {holders[0]['name']}")
+        ours_everywhere = address in ports.EVERYWHERE and self._publishes(address, port, rows)
+        if ours_everywhere and ports.is_one_server(port, unseen=True):
+            return ""  # the program that forwards to our container, where that is not told by `docker ps`
+        return ports.also_at_localhost(address, port)
 
     def _taken(self, address: str, port: int, rows: list[dict[str, str]]) -> str:
         """Return who holds a port, unless it is this stack or nobody."""
@@ -789,7 +852,7 @@ class Docker:
         facts: dict[str, Any] = {
             "image": spec.get("image", ""),
             "data": next((path for leaf, path in self.directories().items() if _STATE[leaf][0] == name), None),
-            "url": next((f"http://{host}:{port}" for host, port in map(_address, spec.get("ports", []))), ""),
+            "url": next((_page(*_address(port)) for port in spec.get("ports", [])), ""),
             "one_shot": spec.get("restart", "no") == "no",
         }
         if name == POSTGRES and (endpoint := self.endpoint()):
@@ -899,14 +962,17 @@ def explain(stderr: str) -> StackError:
             "This Docker has no Compose plugin, and the stack needs Compose 2.24 or newer.",
             cure="Install it (https://docs.docker.com/compose/install/), then repeat the command.",
         )
-    if port := _IN_USE.search(said):
-        names = look(["docker", "ps", "--filter", f"publish={port[1]}", "--format", "{{.Names}}"]).stdout.split()
-        holder = f"the container {names[0]}" if names else ports.holder(int(port[1]))
-        return _port_taken(f"Port {port[1]} is taken by {holder}.")
-    found = {}
+    if found := _IN_USE.search(said):
+        address, port = found[1].strip("[]"), int(found[2])
+        listed = look(["docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}\t{{.Ports}}"]).stdout
+        rows = [line.split("\t") for line in listed.splitlines()]
+        names = [name for name, published in rows if _publishes(published, address, port)]
+        holder = f"the container {names[0]}" if names else ports.holder(port, address)
+        return ports.taken(f"Port {port} is taken by {holder}.")
+    versions = {}
     with contextlib.suppress(StackError):
-        found = {name: look(["docker", *asking]).stdout.strip() for name, asking in _VERSIONS.items()}
-    return _too_old(found) or StackError(f"Docker refused:\n{said}\n", cure="Mend that, then repeat the command.")
+        versions = {name: look(["docker", *asking]).stdout.strip() for name, asking in _VERSIONS.items()}
+    return _too_old(versions) or StackError(f"Docker refused:\n{said}\n", cure="Mend that, then repeat the command.")
 
 
 def _too_old(found: dict[str, str]) -> StackError | None:
@@ -921,21 +987,29 @@ def _too_old(found: dict[str, str]) -> StackError | None:
 
 # "Bind for A:P failed: port is already allocated" (a container has it), "listen tcp4 A:P: bind: address already in
 # use" (a process), and since Engine 28 "failed to bind host port A:P/tcp: address already in use".
-_IN_USE = re.compile(r"(?:Bind for|listen tcp4?|host port(?: for)?) [\d.]+:(\d+)[^\n]*already (?:allocated|in use)")
-
-
-def _port_taken(why: str) -> StackError:
-    cure = "Stop that, or type `invoke init --isolated` to give this checkout free ports, then `invoke up`."
-    return StackError(why, cure=cure)
+_IN_USE = re.compile(
+    r"(?:Bind for|listen tcp[46]?|host port(?: for)?) "
+    r"([\d.]+|\[[\da-f:]*\]|[\da-f:]*):(\d+)[^\n]*already (?:allocated|in use)"
+)
 
 
 def _publishes(ports: str, address: str, number: int) -> bool:
-    """Return whether a container with these ports, as `docker ps` writes them, holds a port on an address."""
-    everywhere = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - compared, not bound
+    """Return whether a container with these ports, as `docker ps` writes them, holds a port on an address.
+
+    IPv6 is written `:::5433` and `::1:5433` by older clients, `[::]:5433` and `[::1]:5433` by newer ones; podman leaves
+    the address out where it is all of them.
+    """
     return any(
-        int(first) <= number <= int(last or first) and (host == address or {host, address} & set(everywhere))
-        for host, first, last in re.findall(r"(?:^|, )([^, ]*):(\d+)(?:-(\d+))?->[^,]*/tcp", ports)
+        int(first) <= number <= int(last or first) and _overlap(host.strip("[]"), address)
+        for host, first, last in re.findall(r"(?:^|, )([^, ]*?):(\d+)(?:-(\d+))?->[^,]*/tcp", ports)
     )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether two addresses have one in common, on which no two servers can listen."""
+    if (":" in one) != (":" in other) and one and other:
+        return False
+    return one == other or not {one, other}.isdisjoint(ports.EVERYWHERE)
 
 
 def _version(told: str) -> tuple[int, ...]:
@@ -955,8 +1029,11 @@ def _published(service: dict[str, Any], target: int) -> tuple[str, int] | None:
 
 
 def _address(port: dict[str, Any]) -> tuple[str, int]:
-    host = port.get("host_ip", "")
-    return "localhost" if host in ("", "0.0.0.0", "127.0.0.1") else host, int(port.get("published") or 0)  # noqa: S104
+    return ports.reached_at(port.get("host_ip", "")), int(port.get("published") or 0)
+
+
+def _page(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _moment(stamp: str) -> float:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import os
+import re
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stack import engine, guards, init, places, rights, settings, snapshots
+from stack import engine, guards, init, places, ready, rights, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
+from stack.ports import holder
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR
-from stack.ready import LoginFailed, connect, hopeless, login
+from stack.ready import APART, LoginFailed, connect, hopeless, login, telling
 from stack.service import Endpoint, Service
 from stack.talk import give, human, say
 from stack.wipe import sweep, unfinished
@@ -267,7 +273,7 @@ def project_name(case: Case) -> Findings:
 
 @check("address", "project name")
 def ports(case: Case) -> Findings:
-    """Every port is free or held by this stack; else the message names the container or process that holds it.
+    """Every port is free or held by this stack, on ::1 (`localhost`) too; else the message names who holds it.
 
     Stop that, or `invoke init --isolated` for other ports.
     """
@@ -442,44 +448,37 @@ def services(case: Case) -> Findings:
 def log_in(case: Case) -> Findings:
     """A login from this machine works: the data was initialised with the password, user and database of `.env`.
 
-    Put the former value back. `--fix` gives the database the new password, and creates a missing database.
+    Put the former value back. `--fix` gives the database the new password, and creates a missing database. When another
+    server answers at the address of this stack's, stop that, or `invoke init --isolated`.
     """
     service = case.services.get(POSTGRES)
     if not case.endpoint or not service or service.state != "running":
         yield skipped("postgres is not running")
         return
     try:
-        yield ok(f"works: PostgreSQL {login(case.endpoint)}")
+        yield ok(f"works: PostgreSQL {login(case.endpoint, case.engine)}")
     except LoginFailed as error:
-        if case.ours and "Connection refused" in str(error):
+        if case.ours and "Connection refused" in telling(str(error)):
             why = f"Nothing listens at {case.endpoint.url()}; the settings may have changed since it was started."
-            yield failed(why, "Type `invoke up` to start with those of now.")
+            yield failed(why, "Type `invoke down`, then `invoke up`, to start with those of now.")
         else:
             yield _why_not_in(case, case.endpoint, str(error))
 
 
+# What our own server does not say to who has its user, password and database; the last three are no PostgreSQL.
+_REFUSED = re.compile(
+    r'password authentication failed|(role|database) ".*" does not exist'
+    r"|invalid response|expected authentication|timeout"
+)
+
+
 def _why_not_in(case: Case, endpoint: Endpoint, said: str) -> Finding:
-    last = said.splitlines()[-1]
+    last = telling(said)
     if not case.ours:
         return failed(f"{endpoint.url()} does not let us in: {last}", "Mend DATABASE_URL, or the server.")
     known = _inside(case.engine, endpoint)
-    if known and endpoint.user not in known["users"]:
-        return failed(
-            f"The data was initialised with another user: it has no {endpoint.user!r}, but {_names(known['users'])}.",
-            "Put the former POSTGRES_USER back.",
-        )
-    if known and "password authentication failed" in said:
-        return failed(
-            "The data was initialised with another password.",
-            "Put the former POSTGRES_PASSWORD back, or type `invoke doctor --fix` to give the database the new one.",
-            lambda: set_password(case.engine, endpoint, known["superuser"]),
-        )
-    if known and endpoint.database not in known["databases"]:
-        return failed(
-            f"There is no database {endpoint.database!r}, but {_names(known['databases'])}.",
-            "Put the former POSTGRES_DB back, or type `invoke doctor --fix` to create an empty one.",
-            lambda: create_database(case.engine, endpoint, known["superuser"]),
-        )
+    if known and (found := _differs(case.engine, endpoint, said, known)):
+        return found
     if "password authentication failed" in said:
         return failed(
             f"The data was initialised with another user, or with another password and a superuser who is not"
@@ -490,8 +489,50 @@ def _why_not_in(case: Case, endpoint: Endpoint, said: str) -> Finding:
     return failed(f"The database does not let us in: {why or last}.", cure)
 
 
+def _differs(chosen: Engine, endpoint: Endpoint, said: str, known: dict[str, Any]) -> Finding | None:
+    """Return in what our own server, asked from inside, differs from the settings, or from the one that answered."""
+    if endpoint.user not in known["users"]:
+        return failed(
+            f"The data was initialised with another user: it has no {endpoint.user!r}, but {_names(known['users'])}.",
+            "Put the former POSTGRES_USER back.",
+        )
+    if _REFUSED.search(said) and _lets_in(chosen, endpoint, known):
+        return failed(
+            f"Another than this stack's server listens at {endpoint.host}:{endpoint.port}:"
+            f" {holder(int(endpoint.port), endpoint.host)}. It does not let us in ({telling(said)}), and this stack's"
+            " own has the password, the user and the database of the settings.",
+            APART,
+        )
+    if "password authentication failed" in said:
+        return failed(
+            "The data was initialised with another password.",
+            "Put the former POSTGRES_PASSWORD back, or type `invoke doctor --fix` to give the database the new one.",
+            lambda: set_password(chosen, endpoint, known["superuser"]),
+        )
+    if endpoint.database not in known["databases"]:
+        return failed(
+            f"There is no database {endpoint.database!r}, but {_names(known['databases'])}.",
+            "Put the former POSTGRES_DB back, or type `invoke doctor --fix` to create an empty one.",
+            lambda: create_database(chosen, endpoint, known["superuser"]),
+        )
+    return None
+
+
 def _names(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+@check("address", "project name")
+def open_door(case: Case) -> Findings:
+    """The database's password is not the default one, which everybody knows, where other machines reach its port.
+
+    `invoke init --password` writes a random one into `.env`; then `invoke up`, and `invoke doctor --fix` for data that
+    is there already.
+    """
+    if door := ready.open_door(case.engine):
+        yield warning(*door)
+    else:
+        yield ok("closed to whom only the default password would let in")
 
 
 # -- the database -----------------------------------------------------------------------------------------
@@ -663,6 +704,28 @@ def _inside(chosen: Engine, endpoint: Endpoint) -> dict[str, Any] | None:
             known: dict[str, Any] = json.loads(told)
             return known
     return None
+
+
+def _lets_in(chosen: Engine, endpoint: Endpoint, known: dict[str, Any]) -> bool:
+    """Return whether our own server has the user, the database and the password of `endpoint`."""
+    from psycopg import sql
+
+    query = sql.SQL(
+        "SELECT rolpassword FROM pg_authid WHERE rolname = {} AND now() < coalesce(rolvaliduntil, 'infinity');"
+    ).format(sql.Literal(endpoint.user))
+    verifier = _tell(chosen, known["superuser"], query.as_string(None))
+    return endpoint.database in known["databases"] and _is_of(verifier, endpoint.password)
+
+
+def _is_of(verifier: str, password: str) -> bool:
+    """Return whether a SCRAM verifier is that of a password (RFC 5803)."""
+    found = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):.+", verifier)
+    if not found:
+        return False
+    prepared = unicodedata.normalize("NFKC", password).encode()
+    salted = hashlib.pbkdf2_hmac("sha256", prepared, base64.b64decode(found[2]), int(found[1]))
+    key = hmac.digest(salted, b"Client Key", "sha256")
+    return hmac.compare_digest(hashlib.sha256(key).digest(), base64.b64decode(found[3]))
 
 
 def set_password(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:

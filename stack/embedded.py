@@ -135,6 +135,7 @@ class Embedded:
     def check_ports(self) -> None:
         """Raise StackError when the port is taken by anything but this server, naming the holder."""
         if self._process():
+            self._refuse_if_taken(ports.also_at_localhost(self.settings.bind_address, self._port))
             return
         deadline = time.monotonic() + 2
         # The last session of a server that was killed may hold its port a little longer.
@@ -147,11 +148,11 @@ class Embedded:
                 f"{why} {shutdown.what_remains(left, self.directory)}",
                 cure="Type `invoke down`, which ends it, then `invoke up`.",
             )
+        self._refuse_if_taken(why or ports.also_at_localhost(self.settings.bind_address, self._port))
+
+    def _refuse_if_taken(self, why: str) -> None:
         if why:
-            raise StackError(
-                why,
-                cure="Stop that, or type `invoke init --isolated` to give this checkout free ports, then `invoke up`.",
-            )
+            raise ports.taken(why, runs=bool(self._process()))
 
     def read(self, *names: str) -> dict[str, str]:
         """Return files of the cluster as `places.read` does; raises PermissionError when it is another user's."""
@@ -180,14 +181,23 @@ class Embedded:
 
     def endpoint(self) -> Endpoint:
         """Return the database's address."""
-        host = "localhost" if self.settings.bind_address in ("127.0.0.1", "0.0.0.0") else self.settings.bind_address  # noqa: S104
+        host = ports.reached_at(self.settings.bind_address)
         return Endpoint(host, self._port, self.settings.user, self.settings.password, self.settings.database)
+
+    def addresses(self) -> list[str]:
+        """Return the one address that the server listens on."""
+        return [self.settings.bind_address]
 
     def database(self) -> Running:
         """Return the way through the private socket; raises StackError when the server does not run."""
-        self.running(POSTGRES)
-        socket = str(self.socket_directory)
-        return Running(Endpoint(socket, self._port, self.settings.user, "", self.settings.database), self.directory)
+        server, socket = self.running(POSTGRES), str(self.socket_directory)
+        local = Endpoint(socket, self._port, self.settings.user, "", self.settings.database)
+        return Running(local, self.directory, server)
+
+    def identifier(self, server: str, *, surely: bool = False) -> int:
+        """Return the system identifier of the cluster; raises StackError when its control file cannot be read."""
+        del server, surely
+        return places.identifier(self.directory)
 
     def url(self, service: str, target: int) -> str:
         """Return nothing: there are no pages."""
@@ -280,6 +290,8 @@ class Embedded:
             say(f"The server has root's rights; starting it again as the account {self.account.name}, which has none.")
             self.stop()
         elif state:
+            if why := ports.also_at_localhost(self.settings.bind_address, self._port):
+                say(str(ports.taken(why, runs=True)))
             return Server(self)
         self.check_ports()
         places.refuse_if_full(self.directory)

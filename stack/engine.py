@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from stack import settings
+from stack import places, settings
 from stack.compose import Docker
 from stack.guards import Holder
 from stack.process import StackError
@@ -62,8 +62,18 @@ class Engine(Protocol):
     def endpoint(self) -> Endpoint | None:
         """Return the database's address; None when there is no database."""
 
+    def addresses(self) -> list[str]:
+        """Return the addresses that the database's port listens on."""
+
     def running(self, service: str) -> str:
         """Return the id under which a service runs; raise StackError when it does not."""
+
+    def identifier(self, server: str, *, surely: bool = False) -> int:
+        """Return the system identifier of the cluster that a server of ours (see `running`) has, as seen from inside.
+
+        `surely` is the slower way, to be taken before anybody is called a stranger. Raises StackError when nobody can
+        tell.
+        """
 
     def database(self) -> Running:
         """Return how the server that runs now is reached; raise StackError when none does."""
@@ -156,8 +166,8 @@ def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
 
 
 def _automatic(root: Path, found: settings.Settings) -> str:
-    containers = any(_has_data(root / "data" / name) for name in ("pg", "convex"))
-    embedded = _has_data(root / "data" / "embedded")
+    containers = any(places.has_data(root / "data" / name) for name in ("pg", "convex"))
+    embedded = places.has_data(root / "data" / "embedded")
     if embedded != containers:
         return "embedded" if embedded else "docker"  # Docker says so itself when it does not answer
     why_not = Docker(found, root).why_not()
@@ -169,16 +179,6 @@ def _automatic(root: Path, found: settings.Settings) -> str:
     if why_not:
         say("Docker does not answer here: PostgreSQL 17 runs without it, and there is no Convex (embedded engine).")
     return "embedded" if why_not else "docker"
-
-
-def _has_data(directory: Path) -> bool:
-    """Return whether a directory holds anything; one that may not be read belongs to a container's user, so it does."""
-    try:
-        return any(directory.iterdir())
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
 
 
 @contextmanager

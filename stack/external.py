@@ -127,3 +127,4 @@ class External:
     trusted = check_machine = unobtainable = check_name = check_ports = read = major = other_major = shared_memory = (
         _refuse
     )
+    identifier = addresses = _refuse

@@ -4,39 +4,76 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import stat
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from stack import settings
+from stack import places, settings
 from stack.compose import projects, running_from
 from stack.embedded import Embedded
 from stack.ports import is_free
 from stack.process import Refused, StackError
 
 
-def init(root: Path, *, isolated: bool) -> str:
+def init(root: Path, *, isolated: bool, password: bool = False) -> str:
     """Write `.env` from `.env.example`, or add to the one that is there, and say what was done.
 
-    Nothing that the user wrote is lost: without `isolated` an existing file is left as it is, with it only the
-    project's name and the ports are replaced.
+    Nothing that the user wrote is lost: an existing file is left as it is, but for the project's name and the ports
+    with `isolated`, and the default password with `password`. Raises Refused when there is another password already.
     """
     file = root / ".env"
-    if file.exists() and not isolated:
+    if file.exists() and not isolated and not password:
         return f"{file} is there already, and was left as it is."
     if isolated:
         refuse_if_running(root)
     source = file if file.exists() else root / ".env.example"
-    text = source.read_text(encoding="utf-8-sig")
-    changes = isolation(root, settings.load(root).bind_address) if isolated else {}
+    changes = _random_password(file) if password else {}
+    if isolated:
+        changes.update(isolation(root, settings.load(root).bind_address))
+    text = source.read_bytes().decode("utf-8-sig")
     for name, value in changes.items():
         text = assign(text, name, value)
-    beside = file.with_name(f".env.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.chmod(file.stat().st_mode if file.exists() else 0o600)  # it may come to hold passwords
+    _write(file, text, secret=password)
+    return f"Wrote {file}.{''.join(_told(root, name, value) for name, value in changes.items())}"
+
+
+def _random_password(file: Path) -> dict[str, str]:
+    """Return a password that every dotenv reader and every URL takes as it is. Raises Refused where one is set."""
+    name = "POSTGRES_PASSWORD"
+    if name in os.environ:
+        raise Refused(
+            f"{name} is set in the environment, where it wins over `.env`. Nothing was done. Type `unset {name}`, then"
+            " the command again."
+        )
+    there = settings.read_env_file(file).get(name) if file.exists() else ""
+    if there and there != settings.DEFAULTS[name]:
+        raise Refused(
+            f"{file} has a {name} of your own already, which was left as it is. For a random one delete that line and"
+            " type the command again; then `invoke doctor --fix`, while the stack is up, gives it to the database."
+        )
+    return {name: secrets.token_hex(16)}
+
+
+def _told(root: Path, name: str, value: str) -> str:
+    """Return what to say of a setting that was written; of a secret, not what it is."""
+    if name not in settings.SECRETS:
+        return f"\n  {name}={value}"
+    keeps = any(places.has_data(root / "data" / leaf) for leaf in ("pg", "embedded"))
+    until = "The data that is there keeps its former password until `invoke up`, then `invoke doctor --fix`, change it."
+    return f"\n  {name} is a random one; `invoke env` prints it. {until if keeps else ''}".rstrip()
+
+
+def _write(file: Path, text: str, *, secret: bool) -> None:
+    """Put a text in the place of a file, or of what a link leads to; nobody else may read it if there is a secret."""
+    file = file.resolve()
+    mode = stat.S_IMODE(file.stat().st_mode) if file.exists() else 0o600  # it may come to hold passwords
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    beside.touch(0o600)
+    beside.write_bytes(text.encode())
+    beside.chmod(mode & 0o700 if secret else mode)
     beside.replace(file)
-    chosen = "".join(f"\n  {name}={value}" for name, value in changes.items())
-    return f"Wrote {file}.{chosen}"
 
 
 def refuse_if_running(root: Path) -> None:
@@ -74,9 +111,16 @@ def free_ports(start: int, free: Callable[[int], bool]) -> dict[str, str]:
 
 
 def assign(text: str, name: str, value: str) -> str:
-    """Return a dotenv text in which `name` has the value: its last line is replaced, a commented one used."""
-    line = f"{name}={value}"
-    for pattern in (rf"^[ \t]*(?:export[ \t]+)?{name}[ \t]*=.*$", rf"^#[ \t]*{name}=.*$"):
-        if re.search(pattern, text, re.MULTILINE):
-            return re.sub(pattern, line, text, flags=re.MULTILINE)
-    return f"{text.rstrip()}\n{line}\n"
+    """Return a dotenv text in which `name` has the value: its lines are changed, or a commented one is used.
+
+    What stands before the value and a comment behind it stay, and so do line ends.
+    """
+    spans = settings.value_spans(text)
+    commented = re.compile(rf"#[ \t]*{name}=.*")
+    changes = [(start, end, value) for key, start, end in spans if key == name] or [
+        (start, end, f"{name}={value}") for key, start, end in spans if not key and commented.match(text, start, end)
+    ][:1]
+    for start, end, new in reversed(changes):
+        text = text[:start] + new + text[end:]
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    return text if changes else f"{text.rstrip()}{line_end}{name}={value}{line_end}".lstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from stack.process import StackError
@@ -12,6 +13,16 @@ NEARLY_FULL = 100_000_000
 """Bytes that a start needs: an empty cluster takes 40 MB; PostgreSQL stops when a WAL segment (16 MB) has none."""
 TIGHT = 2_000_000_000
 """Bytes to work in: the WAL grows to max_wal_size (1 GB) between two checkpoints, and a dump comes on top."""
+
+
+def has_data(directory: Path) -> bool:
+    """Return whether a directory holds anything; one that may not be read belongs to a container's user, so it does."""
+    try:
+        return any(directory.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def free(path: Path) -> int:
@@ -40,6 +51,18 @@ def read(directory: Path, *names: str) -> dict[str, str]:
         return {}
     there = (name for name in names if (directory / name).is_file())
     return {"": listing, **{name: (directory / name).read_text(errors="replace") for name in there}} if listing else {}
+
+
+def identifier(directory: Path) -> int:
+    """Return a cluster's system identifier, which initdb gives it: the first eight bytes of its control file.
+
+    Raises StackError when that cannot be read.
+    """
+    try:
+        with (directory / "global" / "pg_control").open("rb") as control:
+            return int.from_bytes(control.read(8), sys.byteorder)
+    except OSError as error:
+        raise StackError(f"{error.filename} cannot be read: {error.strerror}.", cure="Type `invoke doctor`.") from None
 
 
 def other_major(made_by: str, runs: str) -> tuple[str, str]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import IO, NoReturn, TypedDict
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, NoReturn, TypedDict, TypeVar
 
 from invoke.exceptions import Exit
+
+Answer = TypeVar("Answer")
 
 
 class StackError(Exit):
@@ -73,6 +76,37 @@ def look(
             f"`{' '.join(argv[:3])}` gave no answer for {timeout:g} s. The program that it talks to is"
             " overloaded or stuck. Look at it, then type the command again."
         ) from None
+
+
+def look_raw(argv: Sequence[str], *, timeout: float = 60) -> bytes:
+    """Run a program and return the bytes that it prints; nothing when it fails, or is not there."""
+    try:
+        return subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout).stdout
+    except (OSError, subprocess.SubprocessError):
+        return b""
+
+
+def meanwhile(question: Callable[[], Answer]) -> Callable[[], Answer]:
+    """Begin to ask beside what follows; what is returned waits for the answer, or raises the StackError it ended in."""
+    answers: list[Answer] = []
+    errors: list[StackError] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except StackError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+
+    def answer() -> Answer:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return answers[0]
+
+    return answer
 
 
 def do(argv: Sequence[str]) -> int:

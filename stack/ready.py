@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from stack import places
+from stack import places, ports
 from stack.engine import Engine, Start
-from stack.process import StackError
+from stack.process import StackError, meanwhile
 from stack.service import LIBPQ, Endpoint, Service, conninfo
-from stack.talk import live
+from stack.settings import DEFAULTS
+from stack.talk import live, say
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -59,32 +62,62 @@ HOPELESS = {
 }
 
 
+_ENVIRONMENT = threading.Lock()
+"""Held while variables are out of the environment: a second login must not take their absence for the usual."""
+
+
+APART = (
+    "Stop that server, then type `invoke down` and `invoke up`; or give this stack ports of its own: `invoke down`,"
+    " `invoke init --isolated`, `invoke up`."
+)
+"""What to do about a server that answers in the place of ours."""
+
+
 class LoginFailed(Exception):
     """The database did not let us in; the message is the server's."""
+
+
+class Stranger(StackError):
+    """Another server than this stack's answers at its address."""
 
 
 def connect(endpoint: Endpoint) -> Connection[Any]:
     """Log in as a client of the user's would; each statement commits by itself. Raises LoginFailed."""
     import psycopg
 
-    hidden = {name: os.environ.pop(name) for name in LIBPQ if endpoint.ours and name in os.environ}
-    try:
-        return psycopg.connect(conninfo({"connect_timeout": "3", **endpoint.parameters()}), autocommit=True)
-    except psycopg.OperationalError as error:
-        raise LoginFailed(str(error).strip()) from None
-    finally:
-        os.environ.update(hidden)
+    with _ENVIRONMENT:
+        # No parameter says "no service", so the variables themselves must go.
+        hidden = {name: os.environ.pop(name) for name in LIBPQ if endpoint.ours and name in os.environ}
+        try:
+            return psycopg.connect(conninfo({"connect_timeout": "3", **endpoint.parameters()}), autocommit=True)
+        except psycopg.OperationalError as error:
+            raise LoginFailed(str(error).strip()) from None
+        finally:
+            os.environ.update(hidden)
 
 
-def login(endpoint: Endpoint) -> str:
-    """Log in as the user would, and return the server's version. Raises LoginFailed."""
+def login(endpoint: Endpoint, engine: Engine) -> str:
+    """Log in as the user would, and return the server's version.
+
+    Raises LoginFailed, and Stranger when it is another server than the engine's that has let us in.
+    """
     import psycopg
 
+    def inside(*, surely: bool = False) -> int:
+        return engine.identifier(engine.running("postgres"), surely=surely)
+
+    quick = meanwhile(inside) if endpoint.ours else None
     with connect(endpoint) as connection:
         try:
             connection.execute("SELECT 1")
+            if quick:
+                prove(connection, quick, lambda: inside(surely=True))
         except psycopg.OperationalError as error:
             raise LoginFailed(str(error).strip()) from None
+        except Stranger:
+            raise
+        except StackError:
+            pass  # nobody can tell: enough to look at it, not to change it
         return connection.info.parameter_status("server_version") or "unknown"
 
 
@@ -98,6 +131,53 @@ def prepare(engine: Engine, freed: int) -> None:
     engine.check_start(freed)
 
 
+def prove(connection: Connection[Any], quick: Callable[[], int], surely: Callable[[], int]) -> None:
+    """Return when a session is on the engine's own server: its cluster has the system identifier seen from inside.
+
+    `quick` and `surely` say what is seen from inside. Raises Stranger when it is another, and StackError when nobody
+    can tell.
+    """
+    theirs = _system_identifier(connection)
+    with suppress(StackError):
+        if quick() == theirs:
+            return
+    ours = surely()
+    if ours != theirs:
+        raise _stranger(connection, theirs, ours)
+
+
+def _system_identifier(connection: Connection[Any]) -> int:
+    """Return that of the server of a session; 0 when it has none, being older than 9.6 or no PostgreSQL."""
+    import psycopg
+
+    try:
+        query = "SELECT system_identifier::text FROM pg_control_system()"
+        return next(int(row[0]) % 2**64 for row in connection.execute(query))  # int8 in SQL, unsigned in the file
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StackError(
+            f"The server does not tell which cluster it has, so nothing was done: {str(error).strip()}.",
+            cure="As a superuser, `GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC` in the database postgres.",
+        ) from None
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error:
+        return 0
+
+
+def _stranger(connection: Connection[Any], theirs: int, ours: int) -> Stranger:
+    told = connection.info
+    directory = "".join(
+        f", its data in {row[0]}"  # as it calls it itself; who may not know is told nothing
+        for row in connection.execute("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+    )
+    return Stranger(
+        f"Another server answers at {told.host}:{told.port}, not this stack's: PostgreSQL"
+        f" {told.parameter_status('server_version')}{directory}, with the system identifier {theirs}, where this"
+        f" stack's has {ours}. There listens {ports.holder(told.port, told.host)}. It was not touched.",
+        cure=APART,
+    )
+
+
 def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
     """Start everything, fetching images that are missing, and wait until it is usable (`timeout` in seconds)."""
     if pull:
@@ -109,6 +189,23 @@ def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
             raise
         engine.pull(missing=True)
         _start(engine, timeout, wait)
+    if door := open_door(engine):
+        say(f"Warning: {door[0]} {door[1]}")
+
+
+def open_door(engine: Engine) -> tuple[str, str] | None:
+    """Return how others can come in, by the default password on a port that other machines reach, and the cure."""
+    endpoint = engine.endpoint()
+    if not endpoint or endpoint.password != DEFAULTS["POSTGRES_PASSWORD"]:
+        return None
+    others = ", ".join(filter(ports.open_to_others, engine.addresses()))
+    cure = (
+        "`invoke init --password` writes a random one into `.env`, and `invoke doctor --fix` gives it to the database."
+    )
+    if engine.settings.password != endpoint.password:
+        cure = "It stands in a layer: change it there, then type `invoke up` and `invoke doctor --fix`."
+    why = f"PostgreSQL listens on {others} with the default password, which everybody knows."
+    return (why, cure) if others else None
 
 
 def _start(engine: Engine, timeout: float, wait: bool) -> None:
@@ -158,7 +255,7 @@ def wait_usable(
                     if not refusal:
                         engine.check_seen(services)
                         return
-                    if hopeless(refusal):
+                    if hopeless(telling(refusal)):
                         _give_up(engine, _database(services), "does not let us in", refusal)
                 if clock() >= deadline:
                     late = waiting[0] if waiting else _database(services)
@@ -190,10 +287,19 @@ def _refusal(engine: Engine) -> str:
     endpoint = engine.endpoint()
     try:
         if endpoint:
-            login(endpoint)
+            login(endpoint, engine)
     except LoginFailed as error:
         return str(error)
     return ""
+
+
+def telling(said: str) -> str:
+    """Return the line that tells most of a login that failed: libpq tries every address that a name has.
+
+    What a server says goes before a network that does not answer, and what may pass before what will not.
+    """
+    lines = re.findall(r"connection to server .* failed: .*", said) or said.splitlines()[-1:] or [""]
+    return min(lines, key=lambda line: ("Connection refused" in line, "FATAL" not in line, hopeless(line) is not None))
 
 
 def hopeless(said: str) -> tuple[str, str] | None:
@@ -219,6 +325,8 @@ def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoR
     )
     if service.state == "not started":
         cure = "Type `invoke up`."
+    elif not why and "Connection refused" in telling(said):
+        cure = "Nothing forwards its port to it. Type `invoke down`, then `invoke up`."
     if (endpoint := engine.endpoint()) and not endpoint.ours:
         why, cure = "", "Mend DATABASE_URL, or the server that it names."
     parts = [f"{service.name} {what}{': ' * bool(why)}{why}. Its state: {service}."]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stack.engine import Engine
 from stack.process import Refused
-from stack.ready import LoginFailed, login
+from stack.ready import LoginFailed, Stranger, login, telling
 from stack.service import Endpoint, Service
 from stack.settings import refusals
 from stack.snapshots import Snapshot, listed
@@ -128,9 +128,11 @@ def _row(engine: Engine, service: Service) -> dict[str, Any]:
     health, version = service.health, _tag(service.image)
     if service.name == "postgres" and service.ready and (endpoint := engine.endpoint()):
         try:
-            version = login(endpoint).split()[0]
+            version = login(endpoint, engine).split()[0]
         except LoginFailed as error:
-            health = f"login failed: {str(error).splitlines()[0]}"
+            health = f"login failed: {telling(str(error))}"
+        except Stranger as error:
+            health = f"{error.what} {error.cure}"
     return {
         "service": service.name,
         "state": service.state.replace("not started", "not running"),

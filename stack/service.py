@@ -77,10 +77,12 @@ class Endpoint:
 
 
 class Running(NamedTuple):
-    """The database's server as it runs now: how its administrator logs in, and where its files are."""
+    """The database's server as it runs now: how its administrator logs in, where its files are, and what runs it."""
 
     endpoint: Endpoint
     directory: Path
+    id: str
+    """The engine's name for it: a container's id, or a process's."""
 
 
 LIBPQ = (

@@ -58,6 +58,7 @@ _ASSIGNMENT = re.compile(
     """,
     re.VERBOSE,
 )
+_QUOTED = re.compile(r"""'[^']*'|["](?:[^"\\]|\\.)*["]""", re.DOTALL)
 _BLANK = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?=\r?\n|\Z)")
 _KEY = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
 
@@ -158,6 +159,29 @@ def refusals(text: str) -> list[tuple[int, str]]:
         end += text.startswith("\r\n", end) + 1
         number += text.count("\n", position, end)
         position = end
+    return found
+
+
+def value_spans(text: str) -> list[tuple[str, int, int]]:
+    """Return the name and where the value of each assignment begins and ends, quotes included; of a comment, no name.
+
+    The text must be of the common dialect.
+    """
+    found = []
+    position = 0
+    while position < len(text):
+        match = _BLANK.match(text, position) or _ASSIGNMENT.match(text, position)
+        if match and (key := _KEY.match(match[0])):
+            rest = match[0][key.end() :]
+            start = key.end() + len(rest) - len(rest.lstrip(" \t"))
+            quoted = _QUOTED.match(match[0], start)
+            value = quoted[0] if quoted else re.split(r"[ \t]+#", match[0][start:])[0].rstrip()
+            found.append((key[1], match.start() + start, match.start() + start + len(value)))
+        elif match:
+            found.append(("", *match.span()))
+        end = match.end() if match else position
+        newline = text.find("\n", end)
+        position = len(text) if newline < 0 else newline + 1
     return found
 
 

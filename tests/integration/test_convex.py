@@ -49,6 +49,6 @@ def test_dashboard_prints_its_address_and_opens_it(shared: Path, tmp_path: Path)
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" >"{tmp_path}/opened"\n')
     browser.chmod(0o755)
-    address = f"http://localhost:{value(shared, 'CONVEX_DASHBOARD_PORT')}"
+    address = f"http://127.0.0.1:{value(shared, 'CONVEX_DASHBOARD_PORT')}"
     assert succeed(shared, "dashboard", env={"BROWSER": str(browser)}).strip() == address
     assert (tmp_path / "opened").read_text().strip() == address

@@ -55,7 +55,7 @@ def test_dotenv_is_read_back_by_python_dotenv(stack: Path) -> None:
     assert connects(stack, values["DATABASE_URL"])
     assert values["PGPASSWORD"] == value(stack, "POSTGRES_PASSWORD")
     assert values["PGPORT"] == value(stack, "POSTGRES_PORT")
-    assert values["CONVEX_SELF_HOSTED_URL"] == f"http://localhost:{value(stack, 'CONVEX_PORT')}"
+    assert values["CONVEX_SELF_HOSTED_URL"] == f"http://127.0.0.1:{value(stack, 'CONVEX_PORT')}"
 
 
 def test_dotenv_is_read_back_by_compose(stack: Path, tmp_path: Path) -> None:

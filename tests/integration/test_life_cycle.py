@@ -38,9 +38,9 @@ def test_when_up_returns_the_login_works_at_once_and_only_stderr_says_where(copy
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     for address in (
-        f"postgresql://postgres:postgres@localhost:{value(copy, 'POSTGRES_PORT')}/convex_poc",
-        f"http://localhost:{value(copy, 'CONVEX_PORT')}",
-        f"http://localhost:{value(copy, 'CONVEX_DASHBOARD_PORT')}",
+        f"postgresql://postgres:postgres@127.0.0.1:{value(copy, 'POSTGRES_PORT')}/convex_poc",
+        f"http://127.0.0.1:{value(copy, 'CONVEX_PORT')}",
+        f"http://127.0.0.1:{value(copy, 'CONVEX_DASHBOARD_PORT')}",
     ):
         assert address in result.stderr
 
@@ -91,7 +91,7 @@ def test_down_removes_everything_but_the_data(copy: Path) -> None:
 def test_on_a_terminal_up_says_the_same(shared: Path) -> None:
     with closing(Terminal(shared, "up")) as terminal:
         assert terminal.wait() == 0
-        assert f"localhost:{value(shared, 'POSTGRES_PORT')}/convex_poc" in terminal.said
+        assert f"127.0.0.1:{value(shared, 'POSTGRES_PORT')}/convex_poc" in terminal.said
 
 
 def test_up_mends_a_stack_of_which_a_part_is_gone(started: Path) -> None:

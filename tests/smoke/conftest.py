@@ -21,7 +21,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         engine = engines.choose()
         endpoint = engine.endpoint()
         if endpoint:
-            login(endpoint)
+            login(endpoint, engine)
         missing: str | bool = not any(service.state == "running" for service in engine.services())
     except (StackError, LoginFailed) as error:
         missing = str(error).partition("\n")[0]

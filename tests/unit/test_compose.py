@@ -45,7 +45,7 @@ def test_a_layer_without_a_file_is_refused_and_the_others_are_named(tmp_path: Pa
 def test_the_address_is_the_one_that_compose_resolved(docker: Docker) -> None:
     port = {"target": 5432, "published": "6001", "host_ip": "127.0.0.1"}
     assert with_config(docker, ports=[port], environment=ENVIRONMENT).endpoint() == Endpoint(
-        "localhost", 6001, "u", "p", "d"
+        "127.0.0.1", 6001, "u", "p", "d"
     )
 
 
@@ -112,6 +112,15 @@ def test_dollars_that_compose_doubled_are_single_again(docker: Docker, monkeypat
         ("127.0.0.1:3210-3211->3210-3211/tcp", "127.0.0.1", 3212, False),
         ("80/tcp, 127.0.0.1:53->53/udp", "127.0.0.1", 53, False),
         ("", "127.0.0.1", 5433, False),
+        ("0.0.0.0:5433->5432/tcp, :::5433->5432/tcp", "::1", 5433, True),
+        ("0.0.0.0:5433->5432/tcp, [::]:5433->5432/tcp", "::1", 5433, True),
+        ("::1:5433->5432/tcp", "::1", 5433, True),
+        ("[::1]:5430-5433->5430-5433/tcp", "::1", 5433, True),
+        (":5433->5432/tcp", "::1", 5433, True),
+        ("[fd00::1]:5433->5432/tcp", "::1", 5433, False),
+        ("0.0.0.0:5433->5432/tcp", "::1", 5433, False),
+        ("127.0.0.1:5433->5432/tcp", "::1", 5433, False),
+        ("[::1]:5433->5432/tcp", "127.0.0.1", 5433, False),
     ],
 )
 def test_who_publishes_a_port_is_read_from_docker_ps(ports: str, address: str, number: int, published: bool) -> None:
@@ -134,11 +143,15 @@ def test_versions_are_compared_as_integers(told: str, version: tuple[int, ...]) 
         "listen tcp4 127.0.0.1:6001: bind: address already in use",
         "failed to bind host port for 127.0.0.1:6001:172.18.0.2:5432/tcp: address already in use",
         "failed to bind host port 127.0.0.1:6001/tcp: address already in use",
+        "Bind for ::1:6001 failed: port is already allocated",
+        "Bind for :::6001 failed: port is already allocated",
+        "listen tcp6 [::1]:6001: bind: address already in use",
+        "failed to bind host port [::]:6001/tcp: address already in use",
     ],
 )
 def test_a_port_that_docker_finds_taken_is_named_with_its_holder(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stack.compose.look", lambda _argv: Nothing)
-    monkeypatch.setattr("stack.ports.holder", lambda port: f"the holder of {port}")
+    monkeypatch.setattr("stack.ports.holder", lambda port, _address: f"the holder of {port}")
     assert str(explain(said)).startswith("Port 6001 is taken by the holder of 6001. Stop that,")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import engine
+from stack import engine, places
 from stack.compose import Docker
 from stack.process import Refused, StackError
 from stack.settings import DEFAULTS
@@ -71,7 +71,7 @@ def test_data_that_may_not_be_read_is_data_of_a_container(root: Path, monkeypatc
         raise PermissionError
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert engine._has_data(root / "data" / "pg")
+    assert places.has_data(root / "data" / "pg")
 
 
 @pytest.mark.usefixtures("docker_answers")

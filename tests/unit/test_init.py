@@ -1,9 +1,11 @@
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
 from stack import init, ports, settings
+from stack.process import Refused
 
 
 @pytest.fixture
@@ -60,3 +62,105 @@ def test_a_port_that_is_listened_on_is_passed_over() -> None:
     first = init.free_ports(0, lambda port: port != 5443)
     assert first["POSTGRES_PORT"] == "5453"
     assert first["CONVEX_PORT"] == "3230"
+
+
+@pytest.mark.skipif(not ports.is_free("::1", 0), reason="this machine has no ::1")
+@pytest.mark.parametrize(("address", "free"), [("127.0.0.1", False), ("0.0.0.0", False), ("127.0.0.2", True)])
+def test_a_port_that_is_listened_on_where_localhost_leads_is_not_free(address: str, free: bool) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        taken = server.getsockname()[1]
+        assert ports.is_free(address, taken) is free
+        assert bool(ports.also_at_localhost(address, taken)) is not free
+    assert ports.is_free(address, taken)
+
+
+@pytest.mark.skipif(not ports.is_free("::1", 0), reason="this machine has no ::1")
+def test_one_server_on_both_addresses_is_not_two() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as four:
+        port = four.getsockname()[1]
+        with socket.create_server(("::1", port), family=socket.AF_INET6):
+            assert not ports.also_at_localhost("127.0.0.1", port)
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as both:
+        assert not ports.also_at_localhost("127.0.0.1", both.getsockname()[1])
+
+
+def password(root: Path) -> str:
+    return settings.load(root, {}).password
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "POSTGRES_PASSWORD={}\n"),
+        ("POSTGRES_PASSWORD=\n", "POSTGRES_PASSWORD={}\n"),
+        ("POSTGRES_PASSWORD=postgres\nA=1\n", "POSTGRES_PASSWORD={}\nA=1\n"),
+        ("export POSTGRES_PASSWORD='postgres' # mine\n", "export POSTGRES_PASSWORD={} # mine\n"),
+        ("# POSTGRES_PASSWORD=postgres\nA=1", "POSTGRES_PASSWORD={}\nA=1"),
+    ],
+)
+def test_a_random_password_takes_the_place_of_the_default(root: Path, before: str, after: str) -> None:
+    (root / ".env").write_text(f"# kept\nPOSTGRES_USER=me\n{before}")
+    said = init.init(root, isolated=False, password=True)
+    assert re.fullmatch(r"[0-9a-f]{32}", password(root))
+    assert password(root) not in said
+    assert "doctor --fix" not in said
+    assert (root / ".env").read_text() == f"# kept\nPOSTGRES_USER=me\n{after.format(password(root))}"
+
+
+def test_a_random_password_without_a_file_and_with_data(root: Path) -> None:
+    (root / "data" / "pg").mkdir(parents=True)
+    (root / "data" / "pg" / "PG_VERSION").touch()
+    said = init.init(root, isolated=True, password=True)
+    assert (root / ".env").stat().st_mode & 0o777 == 0o600
+    assert "`invoke doctor --fix`" in said
+    assert password(root) not in said
+    assert settings.load(root, {}).project == "my-second-checkout"
+    assert password(root) != "postgres"
+
+
+def test_two_random_passwords_differ(root: Path, tmp_path: Path) -> None:
+    init.init(root, isolated=False, password=True)
+    first = password(root)
+    (root / ".env").unlink()
+    init.init(root, isolated=False, password=True)
+    assert password(root) != first
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("line", ["POSTGRES_PASSWORD=mine", "POSTGRES_PASSWORD=postgres\nPOSTGRES_PASSWORD='my own'"])
+def test_a_password_that_the_user_chose_is_not_replaced(root: Path, isolated: bool, line: str) -> None:
+    (root / ".env").write_text(line)
+    with pytest.raises(Refused, match="invoke doctor --fix"):
+        init.init(root, isolated=isolated, password=True)
+    assert (root / ".env").read_text() == line
+
+
+def test_a_password_in_the_shell_wins_and_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "")
+    with pytest.raises(Refused, match="unset POSTGRES_PASSWORD"):
+        init.init(root, isolated=False, password=True)
+    assert not (root / ".env").exists()
+
+
+def test_a_file_that_others_may_read_is_closed_when_it_comes_to_hold_a_password(root: Path) -> None:
+    (root / ".env").write_text("")
+    (root / ".env").chmod(0o644)
+    init.init(root, isolated=False, password=True)
+    assert (root / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_behind_a_link_is_written_there(root: Path) -> None:
+    (root / "mine").write_text("POSTGRES_USER=me\n")
+    (root / ".env").symlink_to("mine")
+    init.init(root, isolated=False, password=True)
+    assert (root / ".env").is_symlink()
+    assert "POSTGRES_PASSWORD=" in (root / "mine").read_text()
+
+
+def test_line_ends_and_values_of_several_lines_stay(root: Path) -> None:
+    before = "# mine\r\nA='one'\r\n"
+    (root / ".env").write_bytes(f"{before}B=2\r\n".encode())
+    init.init(root, isolated=False, password=True)
+    assert (root / ".env").read_bytes().decode() == f"{before}B=2\r\nPOSTGRES_PASSWORD={password(root)}\r\n"
+    inner = "A='one\nPOSTGRES_PASSWORD=two\n#POSTGRES_PASSWORD=three'\n"
+    assert init.assign(inner, "POSTGRES_PASSWORD", "x") == f"{inner}POSTGRES_PASSWORD=x\n"

@@ -1,3 +1,6 @@
+import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -53,7 +56,7 @@ def wait(engine: Any, timeout: float = 60, start: Any = None) -> float:
 @pytest.fixture(autouse=True)
 def login(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def answer(refusal: str) -> None:
-        def login(_endpoint: Endpoint) -> str:
+        def login(*_: object) -> str:
             if refusal:
                 raise ready.LoginFailed(refusal)
             return "17.11"
@@ -218,3 +221,48 @@ def test_missing_images_are_pulled_and_the_start_tried_again() -> None:
     engine = Engine(UP)
     ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
     assert engine.pulled == 1
+
+
+REFUSED_SIX = (
+    """- host: 'localhost', port: '5433', hostaddr: '::1': connection failed: connection to server at "::1","""
+    """ port 5433 failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?"""
+)
+SERVER_FOUR = (
+    """- host: 'localhost', hostaddr: '127.0.0.1': connection failed: connection to server at "127.0.0.1", port 5433"""
+)
+STARTING_UP, WRONG = "FATAL:  the database system is starting up", 'FATAL:  password authentication failed for user "u"'
+
+
+@pytest.mark.parametrize("words", [WRONG, STARTING_UP, 'FATAL:  database "x" does not exist'])
+def test_what_a_server_says_tells_more_than_an_address_where_nobody_is(words: str) -> None:
+    four = f"{SERVER_FOUR} failed: {words}"
+    for said in (f"{REFUSED_SIX}\n{four}", f"{four}\n{REFUSED_SIX}"):
+        assert ready.telling(said).endswith(words)
+    assert "Connection refused" in ready.telling(REFUSED_SIX)
+    assert ready.telling("timeout expired") == "timeout expired"
+    assert ready.telling("") == ""
+
+
+def test_what_passes_by_itself_goes_before_what_does_not() -> None:
+    parts = [f"{SERVER_FOUR} failed: {words}" for words in (WRONG, STARTING_UP)]
+    assert ready.telling("\n".join(parts)).endswith(STARTING_UP)
+
+
+def test_two_logins_at_once_both_do_without_the_shells_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def connect(*_: object, **__: object) -> None:
+        seen.append(os.environ.get("PGSERVICE"))
+        time.sleep(0.05)
+        seen.append(os.environ.get("PGSERVICE"))
+
+    monkeypatch.setattr("psycopg.connect", connect)
+    monkeypatch.setenv("PGSERVICE", "elsewhere")
+    logins = [threading.Thread(target=ready.connect, args=(Endpoint("h", 1, "u", "p", "d"),)) for _ in range(3)]
+    for each in logins:
+        each.start()
+        time.sleep(0.02)
+    for each in logins:
+        each.join()
+    assert seen == [None] * 6
+    assert os.environ["PGSERVICE"] == "elsewhere"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import shlex
@@ -11,8 +12,11 @@ import subprocess
 import tempfile
 import time
 import zlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from stack import places, ports
 from stack.process import Refused, StackError, look
@@ -21,17 +25,25 @@ from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
 from stack.settings import ROOT, Settings
 from stack.talk import say
 
+if TYPE_CHECKING:
+    import psutil
+
 POSTGRES = "postgres"
 SOCKET_PATH_LIMIT = 103
 """Bytes that fit the path of a Unix socket everywhere: sun_path has 104 on macOS, 108 on Linux."""
 STOP_PATIENCE = 60.0
 """Seconds that a fast shutdown may take; the container's stop_grace_period."""
+ADMIT = "host all all all scram-sha-256"
+"""The line of pg_hba.conf that the image writes too: who can reach the server is decided by what it listens on."""
 
 
 class Embedded:
     """PostgreSQL 17 in data/embedded of one checkout. It has no Convex."""
 
     name = "embedded"
+    texts: Mapping[str, str] = MappingProxyType(  # all that the first needs to say stands on the command line
+        {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{ADMIT}"}
+    )
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         self.settings = settings
@@ -39,6 +51,7 @@ class Embedded:
         self.directory = root / "data" / "embedded"
         self.log = self.directory / "server.log"
         self._child: subprocess.Popen[bytes] | None = None
+        self._began = 0
 
     @cached_property
     def programs(self) -> Path:
@@ -131,6 +144,13 @@ class Embedded:
             if not (self.directory / "postmaster.pid").exists():
                 break
             time.sleep(0.05)
+        if why and (deserted := self._deserted()):
+            files = "its postmaster.pid was" if self._lives_here(deserted) else "all its files were"
+            raise StackError(
+                f"The server of this checkout (process {deserted.pid}) still runs, and {files} deleted beneath it, as"
+                " `git clean -xfd` does. Nothing was started.",
+                cure="Type `invoke down`, which stops it, then `invoke up`.",
+            )
         if why:
             raise StackError(
                 why,
@@ -140,6 +160,34 @@ class Embedded:
     def read(self, *names: str) -> dict[str, str]:
         """Return files of the cluster as `places.read` does; raises PermissionError when it is another user's."""
         return places.read(self.directory, *names)
+
+    def contents(self) -> places.Contents | None:
+        """Return what is in the cluster's directory; None when it is another user's."""
+        try:
+            return places.contents(self.directory)
+        except PermissionError:
+            return None
+
+    def append(self, name: str, text: str) -> None:
+        """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
+        path = self.directory / name
+        with path.open("a") as file:
+            file.write(f"{text}\n")
+        owner = self.directory.stat()
+        if path.stat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid)
+        if state := self._process():
+            os.kill(state.pid, signal.SIGHUP)
+
+    def titles(self) -> list[str]:
+        """Return what the processes of the running server call themselves."""
+        import psutil
+
+        found = []
+        for process in psutil.Process(int(self.running(POSTGRES))).children():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()).strip("\0 "))
+        return found
 
     def major(self) -> int:
         """Return the major version of the programs."""
@@ -154,7 +202,7 @@ class Embedded:
             f" `pg_ctl {old} -o '-p 54321 -k /tmp' -w start`,"
             f" `pg_dump -Fc -h /tmp -p 54321 -U {shlex.quote(self.settings.user)} -f old.dump"
             f" {shlex.quote(self.settings.database)}`, `pg_ctl {old} stop`; then `invoke reset-data`, `invoke up`,"
-            " `invoke load old.dump`.",
+            f" `invoke load old.dump`. {places.ONE_DATABASE}",
         )
 
     def shared_memory(self) -> int | None:
@@ -223,6 +271,12 @@ class Embedded:
         except FileNotFoundError:
             return ""
 
+    def first_words(self) -> str:
+        """Return what the server that this process has started has said."""
+        with self.log.open("rb") as log:
+            log.seek(self._began)
+            return log.read().decode(errors="replace").strip()
+
     # -- what changes something ---------------------------------------------------------------------------
 
     def missing_images(self) -> list[str]:
@@ -241,21 +295,26 @@ class Embedded:
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
             self.stop()
         elif state:
+            self._admit()
             return Server(self)
         self.check_ports()
         places.refuse_if_full(self.directory)
         if not (self.directory / "PG_VERSION").exists():
             self._create()
         made_by = (self.directory / "PG_VERSION").read_text().strip()
+        if not made_by:
+            raise self._no_cluster()
         if made_by != str(MAJOR):
             why, cure = self.other_major(made_by)
             raise StackError(f"{self.directory} cannot be used: {why}. Nothing was changed.", cure=cure)
+        self._admit()
         return Server(self)
 
     def stop(self) -> None:
         """Stop the server, fast: sessions end, nothing that was committed is lost."""
         state = self._process()
         if not state:
+            self._stop_deserted()
             return
         os.kill(state.pid, signal.SIGINT)  # what pg_ctl calls a fast stop
         deadline = time.monotonic() + STOP_PATIENCE
@@ -271,6 +330,39 @@ class Embedded:
         if self.socket_directory != self.directory:
             self.socket_directory.rmdir()
         say("PostgreSQL has stopped.")
+
+    def _stop_deserted(self) -> None:
+        """Stop a server of this checkout whose postmaster.pid is gone: without its files it has nothing to write."""
+        if ports.is_free(self.settings.bind_address, self._port) or not (server := self._deserted()):
+            return
+        server.send_signal(signal.SIGINT if self._lives_here(server) else signal.SIGQUIT)
+        deadline = time.monotonic() + STOP_PATIENCE
+        while _alive(server):
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"The server (process {server.pid}) has not stopped within {STOP_PATIENCE:g} s, and its"
+                    " postmaster.pid is gone.",
+                    cure=f"Type `kill -QUIT {server.pid}`, then `invoke down` again.",
+                )
+            time.sleep(0.02)
+        say("PostgreSQL has stopped; files of it had been deleted beneath it.")
+
+    def _deserted(self) -> psutil.Process | None:
+        """Return a server of this checkout that no postmaster.pid tells of; it would end by itself in a minute."""
+        import psutil
+
+        for process in psutil.process_iter(["cmdline", "pid"]):
+            argv = process.info["cmdline"] or []
+            if argv[1:3] == ["-D", str(self.directory)] and Path(argv[0]).name == "postgres" and _alive(process):
+                return process
+        return None
+
+    def _lives_here(self, server: psutil.Process) -> bool:
+        """Return whether the directory of a server is still that of the checkout."""
+        try:
+            return self.directory.samefile(server.cwd())
+        except OSError:
+            return False
 
     def restart(self, service: str = "") -> None:
         """Stop the server and start it again."""
@@ -300,10 +392,7 @@ class Embedded:
         if self.directory.exists() and not self.directory.is_dir():
             raise StackError(f"{self.directory} is not a directory. Look at it, remove it, then type `invoke up`.")
         if self.directory.exists() and any(self.directory.iterdir()):
-            raise StackError(
-                f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it, then type"
-                " `invoke reset-data` to delete it, and `invoke up`."
-            )
+            raise self._no_cluster()
         fresh = self.directory.with_name(f".new-embedded-{os.getpid()}")
         with tempfile.NamedTemporaryFile("w", prefix="stack-", encoding="utf-8") as password_file:
             password_file.write(self.settings.password + "\n")
@@ -312,6 +401,8 @@ class Embedded:
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
             raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
+        with (fresh / "pg_hba.conf").open("a") as rules:
+            rules.write(f"{ADMIT}\n")
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
             single = as_ordinary_user([str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"])
@@ -327,6 +418,27 @@ class Embedded:
             self.directory.rmdir()
         fresh.rename(self.directory)
 
+    def _no_cluster(self) -> StackError:
+        """Return what to say of a directory that is not empty and has no PG_VERSION."""
+        held = self.contents()
+        if held and (held.files or held.complete):
+            return StackError(
+                f"{self.directory} holds {held}, but its {places.VERSION} is missing, without which PostgreSQL does not"
+                " start. Nothing was changed.",
+                cure="Type `invoke doctor --fix`, which writes it anew, then `invoke up`.",
+            )
+        return StackError(
+            f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it.",
+            cure=places.start_over(self.directory, held),
+        )
+
+    def _admit(self) -> None:
+        """Let in who comes to the address that the server listens on, unless pg_hba.conf says something of it."""
+        rules = self.read("pg_hba.conf").get("pg_hba.conf")  # the server says so itself when it is not there
+        if rules and not _speaks_of(self.settings.bind_address, rules):
+            self.append("pg_hba.conf", ADMIT)
+            say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{ADMIT}` now.")
+
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""
         if self._child:
@@ -340,6 +452,7 @@ class Embedded:
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
+            self._began = log.tell()
             # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
             self._child = subprocess.Popen(
                 self.server(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
@@ -399,14 +512,14 @@ class Server:
             self._child = self._engine.spawn()
         if self._child.poll() is None:
             return False
-        said = self._engine.last_words(POSTGRES)
+        said = "\n".join(self._engine.first_words().splitlines()[-15:])
         if re.search("pre-existing shared memory block|lock file .* already exists", said.rpartition("FATAL")[2]):
             # A killed server that is not buried yet, or sessions of it that have not noticed; seconds, at most.
             self._child = None
             return False
         raise StackError(
-            f"The server ended with exit code {self._child.returncode}. {_hint(said)}Its last log lines:\n{said}\n"
-            "Mend that, then type `invoke up`."
+            f"The server ended with exit code {self._child.returncode}. {_hint(said)}Its last log lines:\n{said}\n",
+            cure="Mend that, then type `invoke up`.",
         )
 
     def finish(self) -> None:
@@ -418,6 +531,15 @@ class Server:
         """Leave it alone: it keeps starting, or running."""
 
 
+def _alive(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def as_ordinary_user(argv: list[str]) -> list[str]:
     """Return a command line that PostgreSQL accepts from root too.
 
@@ -427,6 +549,28 @@ def as_ordinary_user(argv: list[str]) -> list[str]:
     if os.geteuid() != 0:
         return argv
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
+
+
+def _speaks_of(address: str, rules: str) -> bool:
+    """Return whether a line of pg_hba.conf is about those who come to an address of this machine.
+
+    initdb's own lines are about 127.0.0.1 and ::1 alone. 0.0.0.0 is every address: any line about others will do.
+    """
+    lines = [line.partition("#")[0].split() for line in rules.splitlines()]
+    if any(words and words[0].startswith("include") for words in lines):
+        return True  # nobody here knows what stands there
+    asked = ipaddress.ip_address(address)
+    for words in lines:
+        if len(words) < 5 or not words[0].startswith("host") or words[1] == "replication":
+            continue
+        mask = f"/{words[4]}" if re.fullmatch(r"[\d.]+", words[4]) else ""
+        try:
+            network = ipaddress.ip_network(words[3] + mask, strict=False)
+        except ValueError:
+            return True  # all, samehost, samenet, or a name
+        if not network.is_loopback if asked.is_unspecified else asked in network:
+            return True
+    return False
 
 
 def _hint(said: str) -> str:

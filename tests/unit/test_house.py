@@ -13,6 +13,7 @@ FLOORS = [
     {"ports", "programs", "places", "sources"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
+    {"refusals"},
     {"postgres", "ready"},
     {"cluster", "dumps"},
     {"snapshots"},

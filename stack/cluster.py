@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stack.engine import Engine
 from stack.process import StackError, meanwhile
 from stack.ready import LoginFailed, connect, prove
+from stack.refusals import told
 from stack.service import Endpoint, Running
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     try:
         cluster = _cluster(engine, running, name)
     except LoginFailed as error:
-        raise StackError(f"The database does not let us in:\n{error}\n`invoke doctor` finds out why.") from None
+        raise StackError(f"The database does not let us in:\n{told(engine, str(error))}") from None
     with cluster.connection:
         try:
             prove(cluster.connection, inside, lambda: engine.identifier(running.id, surely=True))

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -46,12 +47,20 @@ _TAR_HEADER = 512
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 # A listing, then name and text of each file that is there, all between zero bytes.
 _READ = r"""cd "$0" && ls -A && for f; do [ ! -f "$f" ] || { printf '\0%s\0' "$f"; tr -d '\0' <"$f"; }; done"""
+_APPEND = r"""printf '%s\n' "$2" >>"$0/$1" """
 
 
 class Docker:
     """The Compose files of one checkout, with the chosen layers."""
 
     name = "docker"
+    texts: Mapping[str, str] = MappingProxyType(
+        {
+            "postgresql.conf": "listen_addresses = '*'",
+            "pg_hba.conf": "local all all trust\nhost all all 127.0.0.1/32 trust\nhost all all ::1/128 trust\n"
+            "host all all all scram-sha-256",
+        }
+    )
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         self.settings = settings
@@ -343,6 +352,45 @@ class Docker:
         listing, *parts = result.stdout.split("\0")
         return {"": listing, **dict(zip(parts[::2], parts[1::2], strict=True))} if listing else {}
 
+    def contents(self) -> places.Contents | None:
+        """Return what is in the cluster's directory, with a container's eyes where the user may not look.
+
+        None when nobody here may, or the data is not in a directory of this machine.
+        """
+        if not (path := self.directories().get("pg")):
+            return None
+        try:
+            return places.contents(path)
+        except PermissionError:
+            listed = self._in_throwaway(path, "du", "-ak", "/data", mode="ro")
+        if not listed or not listed.stdout:
+            return None
+        rows = [line.split("\t", 1) for line in listed.stdout.splitlines() if "\t/data/" in line]
+        # It adds up what is in a directory; each file is to be counted once.
+        above = {name.rpartition("/")[0] for _, name in rows}
+        return places.counted(
+            (name.removeprefix("/data/"), 0 if name in above else int(kilobytes) * 1024) for kilobytes, name in rows
+        )
+
+    def append(self, name: str, text: str) -> None:
+        """Add lines to a text file of the cluster as root of a throw-away container, and let the server read it."""
+        path = self.directories().get("pg", self.root / "data" / "pg")
+        done = self._in_throwaway(path, "sh", "-c", _APPEND, "/data", name, text)
+        if not done or done.returncode:
+            why = done.stderr.strip() if done else "none of this stack's images is on this machine"
+            raise StackError(
+                f"{path / name} could not be written: {why}.", cure="Type `invoke up --pull` for an image."
+            )
+        # One that keeps ending would wait longer and longer before it sees that.
+        anew = {"running": ("kill", "--signal", "HUP"), "restarting": ("restart",)}
+        for row in self._containers():
+            if row["service"] == POSTGRES and row["state"] in anew:
+                look(["docker", *anew[row["state"]], row["id"]])
+
+    def titles(self) -> list[str]:
+        """Return what the processes of the running server call themselves."""
+        return look(["docker", "top", self.running(POSTGRES)]).stdout.splitlines()
+
     def major(self) -> int:
         """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""
         image = self.config["services"].get(POSTGRES, {}).get("image", "")
@@ -361,8 +409,8 @@ class Docker:
             return None
         for row in self._containers():
             if row["service"] == POSTGRES and row["state"] == "running":
-                told = look(["docker", "exec", row["id"], "df", "-Pk", "/dev/shm"]).stdout.split()  # noqa: S108 - it
-                return int(told[-3]) * 1024 if told else None
+                told = look(["docker", "exec", row["id"], "df", "-Pk", "/dev/shm"])  # noqa: S108 - it
+                return int(told.stdout.split()[-3]) * 1024 if not told.returncode else None
         return int(service.get("shm_size", 64 << 20))
 
     # -- what changes something ---------------------------------------------------------------------------
@@ -888,7 +936,9 @@ class Docker:
         running = {row["service"]: row["id"] for row in self._containers() if row["state"] == "running"}
         for name, (service, target) in _STATE.items():
             if service in running and self.directories().get(name) == path:
-                return look(["docker", "exec", running[service], *(target if word == "{}" else word for word in argv)])
+                asked = look(["docker", "exec", running[service], *(target if word == "{}" else word for word in argv)])
+                if not asked.returncode:  # else it has just ended, as one does that keeps ending
+                    return asked
         return self._in_throwaway(path, *("/data" if word == "{}" else word for word in argv), mode="ro")
 
     def _in_throwaway(self, path: Path, *argv: str, mode: str = "rw") -> subprocess.CompletedProcess[str] | None:
@@ -949,15 +999,17 @@ def explain(stderr: str) -> StackError:
     said = said or "Docker gave no reason"
     if "permission denied" in said and "sock" in said:
         return StackError(
-            f"Docker is running, but you may not talk to it. It said:\n{said}\n",
+            f"Docker's socket is there, but you may not talk to it. It said:\n{said}\n",
             cure="Type `sudo usermod -aG docker $USER`, log in again, and repeat the command.",
         )
-    if re.search(r"Cannot connect to the Docker daemon|error during connect|docker daemon is not running", said):
+    if re.search(_NO_ANSWER, said, re.IGNORECASE):
+        names = [name for name in ("DOCKER_HOST", "DOCKER_CONTEXT") if os.environ.get(name)]
+        led = f" or, since that is where it was asked, unset {' and '.join(names)}" if names else ""
         return StackError(
             f"Docker does not answer. It said:\n{said}\n",
-            cure="Start it (Docker Desktop, or `sudo systemctl start docker`), then repeat the command.",
+            cure=f"Start it (Docker Desktop, or `sudo systemctl start docker`){led}, then repeat the command.",
         )
-    if re.search(r"is not a docker command|unknown shorthand flag|unknown flag: --project-directory", said):
+    if re.search(r"is not a docker command|unknown shorthand flag|unknown flag: --(?:project-directory|short)", said):
         return StackError(
             "This Docker has no Compose plugin, and the stack needs Compose 2.24 or newer.",
             cure="Install it (https://docs.docker.com/compose/install/), then repeat the command.",
@@ -985,6 +1037,11 @@ def _too_old(found: dict[str, str]) -> StackError | None:
     return None
 
 
+# The last is the client's since Engine 29.
+_NO_ANSWER = (
+    "Cannot connect to the Docker daemon|error during connect|docker daemon is not running"
+    "|failed to connect to the docker API"
+)
 # "Bind for A:P failed: port is already allocated" (a container has it), "listen tcp4 A:P: bind: address already in
 # use" (a process), and since Engine 28 "failed to bind host port A:P/tcp: address already in use".
 _IN_USE = re.compile(

@@ -18,18 +18,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stack import engine, guards, init, places, ready, rights, settings, snapshots
+from stack import engine, guards, init, places, ready, refusals, rights, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.ports import holder
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR
-from stack.ready import APART, LoginFailed, connect, hopeless, login, telling
+from stack.ready import APART, LoginFailed, connect, login, telling
+from stack.refusals import explain
 from stack.service import Endpoint, Service
 from stack.talk import give, human, say
 from stack.wipe import sweep, unfinished
 
 POSTGRES = "postgres"
+CORNERSTONES = (places.VERSION, "pg_hba.conf", "global/pg_control", "global/pg_filenode.map", "global/1262")
+"""Files without which no server starts, or nobody gets in; the last tells which databases there are."""
+HALLS = ("base", "global", "pg_wal", "pg_xact")
+"""Directories, likewise."""
 SKEW = 5.0
 """Seconds that the database's clock may differ; a virtual machine that slept is minutes behind."""
 SHARED_MEMORY = 64 << 20
@@ -37,6 +42,7 @@ SHARED_MEMORY = 64 << 20
 AGEING, OLD = 500_000_000, 1_600_000_000
 """Transactions: autovacuum freezes at 200 million, gives up its manners at 1600 (vacuum_failsafe_age), and at 2100 the
 server takes no more writes."""
+ONE_DATABASE = "A dump holds one database: the others, the roles and the snapshots stay in what is kept."
 ROUNDS = 3
 """How often `--fix` looks again: behind a wrong password there may be a missing database."""
 
@@ -91,7 +97,7 @@ class Case:
     @cached_property
     def cluster(self) -> dict[str, str]:
         """The files that tell who made the cluster, and whether it was finished."""
-        return self.engine.read("PG_VERSION", "pg_hba.conf", "global/pg_control")
+        return self.engine.read(*dict.fromkeys((*CORNERSTONES, *self.engine.texts)))
 
     @property
     def ours(self) -> bool:
@@ -113,7 +119,9 @@ class Case:
             with connect(self.endpoint) as connection:
                 return connection.execute(query.encode()).fetchall()
         except (LoginFailed, psycopg.Error) as error:
-            raise StackError(f"PostgreSQL refused: {str(error).strip()}.", cure="Type `invoke status`.") from None
+            said = str(error).strip()
+            why, cure = explain(self.engine, said) or (said, "Type `invoke status`.")
+            raise StackError(f"PostgreSQL refused: {why}.", cure=cure) from None
 
 
 @dataclass(frozen=True)
@@ -357,38 +365,73 @@ def data_version(case: Case) -> Findings:
     elif made_by and runs and made_by != str(runs):
         why, cure = case.engine.other_major(made_by)
         yield failed(f"{case.home} cannot be used: {why}.", cure)
+    elif case.cluster and not made_by:
+        yield ok("PG_VERSION is missing, so nothing tells; see the next line")
     else:
         yield ok(f"made by PostgreSQL {made_by}" if made_by else "there is no data yet")
 
 
 @check("data version")
 def first_start(case: Case) -> Findings:
-    """The first start, which makes the data, ran to its end.
+    """The first start, which makes the data, ran to its end, and the files without which it does not start are there.
 
-    `invoke reset-data --service pg`, then `invoke up`: half-made data holds nothing of yours. Only if you have edited
-    `pg_hba.conf` yourself, give it the line `host all all all scram-sha-256` instead.
+    The message says what the data holds, how big it is, and how to keep it. `--fix` writes `PG_VERSION`,
+    `postgresql.conf` and `pg_hba.conf` anew where they are missing, and gives `pg_hba.conf` the line
+    `host all all all scram-sha-256` where nobody is let in.
     """
     service = case.services.get(POSTGRES)
-    if service and service.state == "running" and service.health == "starting":
+    if service and service.just_starting:
         yield skipped("postgres is just starting")
     elif case.cluster and (why := _half_made(case.cluster, case.engine.name)):
+        yield _unfinished(case, why)
+    elif service and service.state == "running" and not case.cluster:
         yield failed(
-            f"{case.home} is half-made, as by a first start that was interrupted: {why}.",
-            f"Look at it; then `invoke reset-data --service {case.home.name}` deletes it, and `invoke up` makes it.",
+            f"The server runs, and {case.home} is gone or empty: its files were deleted beneath it, and what was in"
+            " them is lost, unless you have a dump or a copy.",
+            "To begin anew, type `invoke down`, then `invoke up`.",
         )
     else:
         yield ok("complete" if case.cluster else "there is no data yet")
 
 
 def _half_made(files: dict[str, str], engine_name: str) -> str:
-    if not files.get("PG_VERSION", "").strip():
-        return "it holds files, and no cluster"
-    if not files.get("global/pg_control"):
-        return "global/pg_control is missing"
-    hosts = [line.split() for line in files.get("pg_hba.conf", "").splitlines() if line.startswith(("host", "include"))]
+    for name in (*CORNERSTONES, "postgresql.conf"):
+        if refusals.is_lost(name, files):
+            return f"{name} is missing"
+    if lost := set(HALLS) - set(files[""].splitlines()):
+        return f"{sorted(lost)[0]} is missing"
+    hosts = [line.split() for line in files["pg_hba.conf"].splitlines() if line.startswith(("host", "include"))]
     # The image adds `host all all all` last; initdb's own lines let nobody in but the container itself.
     let_in = [words for words in hosts if engine_name == "embedded" or not {"127.0.0.1/32", "::1/128"} & set(words)]
-    return "" if let_in else "pg_hba.conf lets nobody in but the container itself"
+    return "" if let_in else NOBODY
+
+
+NOBODY = "pg_hba.conf lets nobody in but the container itself"
+
+
+def _unfinished(case: Case, why: str) -> Finding:
+    """Return what to do about a cluster that lacks something; only what can hold nothing of the user's is half-made."""
+    held, home = case.engine.contents(), case.home
+    users = not held or held.files or held.complete
+    begin = places.start_over(home, held)
+    if users and why == NOBODY:
+        message = f"{why}; {home} holds {held or 'what cannot be seen from here'}, and nothing of it is lost."
+        cure = f"Type `invoke doctor --fix`, which gives it the line `{refusals.ADMIT}`."
+        cure += "" if not held or held.files else f" If its first start was interrupted: {begin}"
+        return failed(message, cure, lambda: case.engine.append("pg_hba.conf", refusals.ADMIT))
+    if users and (lost := refusals.lost_text(case.engine)):
+        return failed(
+            f"{' and '.join(sorted(lost))} {'is' if len(lost) == 1 else 'are'} missing; {home} holds"
+            f" {held or 'what cannot be seen from here'}, and nothing of that is lost.",
+            "Type `invoke doctor --fix`, which writes what is missing as it was when the data was made (what you had"
+            " changed in it is gone), then `invoke up`.",
+            lambda: refusals.write_lost_text(case.engine),
+        )
+    if users and (not held or held.files):
+        return failed(f"{home} is damaged: {why}.", begin)
+    if places.VERSION in why:
+        why = "it holds files, and no cluster"
+    return failed(f"{home} is half-made, as by a first start that was interrupted: {why}.", begin)
 
 
 @check("address")
@@ -433,12 +476,13 @@ def services(case: Case) -> Findings:
         return
     ill = [service for service in case.services.values() if not service.ready]
     for service in ill:
-        if service.health == "starting" and service.state == "running":
+        if service.just_starting:
             yield warning(f"{service.name} is starting.", "Type `invoke wait-healthy`.")
         else:
             log = case.engine.last_words(service.name) if service.state != "not started" else ""
             asking = f"Type `invoke logs {service.name}` for its words, `invoke up` to try again."
-            why, cure = hopeless(service.output) or hopeless(log) or (service.output or "see its log", asking)
+            found = explain(case.engine, service.output) or explain(case.engine, log, log=True)
+            why, cure = found or (service.output or "see its log", asking)
             yield failed(f"{service.name} is {service}: {why}.", cure)
     if not ill:
         yield ok("all healthy")
@@ -455,6 +499,9 @@ def log_in(case: Case) -> Findings:
     if not case.endpoint or not service or service.state != "running":
         yield skipped("postgres is not running")
         return
+    if service.restarts and service.health == "starting":
+        yield skipped("postgres keeps ending")
+        return
     try:
         yield ok(f"works: PostgreSQL {login(case.endpoint, case.engine)}")
     except LoginFailed as error:
@@ -462,7 +509,7 @@ def log_in(case: Case) -> Findings:
             why = f"Nothing listens at {case.endpoint.url()}; the settings may have changed since it was started."
             yield failed(why, "Type `invoke down`, then `invoke up`, to start with those of now.")
         else:
-            yield _why_not_in(case, case.endpoint, str(error))
+            yield _shut(case, case.endpoint, str(error)) or _why_not_in(case, case.endpoint, str(error))
 
 
 # What our own server does not say to who has its user, password and database; the last three are no PostgreSQL.
@@ -485,8 +532,22 @@ def _why_not_in(case: Case, endpoint: Endpoint, said: str) -> Finding:
             f" {' or '.join(dict.fromkeys((endpoint.user, POSTGRES)))}.",
             "Put the former POSTGRES_USER and POSTGRES_PASSWORD back.",
         )
-    why, cure = hopeless(said) or ("", "Type `invoke logs postgres`.")
+    log = case.engine.last_words(POSTGRES)
+    known_of_it = explain(case.engine, said) or explain(case.engine, log, log=True)
+    why, cure = known_of_it or ("", "Type `invoke logs postgres`.")
     return failed(f"The database does not let us in: {why or last}.", cure)
+
+
+def _shut(case: Case, endpoint: Endpoint, said: str) -> Finding | None:
+    """Return that a server is full, or a database closed; None when it refuses for another reason."""
+    kind = refusals.refusal(said)
+    if not case.ours or not kind or kind.cause == "other":
+        return None
+    why, cure = kind.explain(case.engine, said)
+    message = f"The database does not let us in: {why}."
+    if kind.cause == "full":
+        return failed(message, cure)
+    return failed(message, cure, lambda: open_database(case.engine, endpoint))
 
 
 def _differs(chosen: Engine, endpoint: Endpoint, said: str, known: dict[str, Any]) -> Finding | None:
@@ -554,10 +615,36 @@ def clock(case: Case) -> Findings:
 
 
 @check("log in", elsewhere=True)
+def connections(case: Case) -> Findings:
+    """Fewer than nine in ten of the connections that are not kept for superusers are taken, or of the database's own.
+
+    The message says who has them. Close that program, or `invoke restart postgres`, which ends every session.
+    """
+    ((name, taken, limit, kept, here, allowed),) = case.rows("""
+        SELECT datname, (SELECT count(*) FROM pg_stat_activity
+                         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
+               current_setting('max_connections')::int,
+               current_setting('superuser_reserved_connections')::int
+               + coalesce(current_setting('reserved_connections', true), '0')::int,  -- since 16
+               numbackends, datconnlimit
+        FROM pg_database JOIN pg_stat_database USING (datname) WHERE datname = current_database()""")
+    cure = "Close that program, or type `invoke restart postgres`, which ends every session."
+    if taken * 10 >= (limit - kept) * 9:
+        which = f"{taken} of {limit} connections are taken ({kept} are kept for superusers)"
+        yield warning(f"{which}{refusals.holders(case.engine)}.", cure)
+    elif 0 <= allowed < here:  # which counts this session
+        who = refusals.holders(case.engine)
+        message = f"{name} allows {allowed} connections (CONNECTION LIMIT), and {here - 1} are taken{who}."
+        yield warning(message, f"{cure} Or change the limit: `ALTER DATABASE … CONNECTION LIMIT -1`.")
+    else:
+        yield ok(f"{taken} of {limit} are taken, and this one")
+
+
+@check("log in", elsewhere=True)
 def checksums(case: Case) -> Findings:
     """No page that was read had a wrong checksum.
 
-    `invoke dump` what can be read, or take your last dump: `invoke reset-data`, `invoke up`, `invoke load`.
+    `invoke dump` what can be read, or take your last dump. The message has the way to a new cluster that keeps the old.
     Doubt the disk.
     """
     if case.rows("SHOW data_checksums") == [("off",)]:
@@ -568,8 +655,8 @@ def checksums(case: Case) -> Findings:
     if damaged:
         yield failed(
             f"The disk gave back other data than was written, in {_names(damaged)}.",
-            "Type `invoke dump` while it can be read, doubt the disk, and start over: `invoke reset-data`, `invoke up`,"
-            " `invoke load` with that dump or your last good one.",
+            "Type `invoke dump` while it can be read, and doubt the disk. A new cluster beside the old one:"
+            f" {places.keep(case.home)}, `invoke load FILE` with that dump or your last good one. {ONE_DATABASE}",
         )
     else:
         yield ok("no failure since the statistics began")
@@ -665,7 +752,7 @@ def unfinished_copies(case: Case) -> Findings:
 def lost_files(case: Case) -> Findings:
     """No files of a copy lie in the cluster that belong to no database, as when a server was killed while copying.
 
-    `invoke dump`, `invoke reset-data`, `invoke up`, `invoke load`: PostgreSQL itself never deletes them.
+    They do no harm. The message has the way to have the room back: PostgreSQL itself never deletes them.
     """
     query = """
         SELECT count(*), coalesce(sum((
@@ -679,7 +766,8 @@ def lost_files(case: Case) -> Findings:
     if count:
         yield warning(
             f"{human(size)} in the cluster belong to no database: the server was killed while it copied one.",
-            "They do no harm. To have the room back: `invoke dump`, `invoke reset-data`, `invoke up`, `invoke load`.",
+            f"They do no harm. To have the room back: `invoke dump`, {places.keep(case.home)}, `invoke load FILE` with"
+            f" that dump; and delete what is kept when nothing is missing. {ONE_DATABASE}",
         )
     else:
         yield ok("none")
@@ -736,7 +824,8 @@ def set_password(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:
     verifier = never.encrypt_password(endpoint.password.encode(), endpoint.user.encode(), b"scram-sha-256").decode()
     role = sql.Identifier(endpoint.user).as_string(None)
     quiet = "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic;"
-    _tell(chosen, superuser, f"{quiet} ALTER ROLE {role} PASSWORD '{verifier}';")
+    # One that has expired is refused with the same words as a wrong one.
+    _tell(chosen, superuser, f"{quiet} ALTER ROLE {role} PASSWORD '{verifier}' VALID UNTIL 'infinity';")
     say(f"The password of {endpoint.user} is now that of the settings.")
 
 
@@ -747,6 +836,16 @@ def create_database(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:
     names = (sql.Identifier(name).as_string(None) for name in (endpoint.database, endpoint.user))
     _tell(chosen, superuser, "CREATE DATABASE {} OWNER {};".format(*names))
     say(f"The database {endpoint.database} was created; it is empty.")
+
+
+def open_database(chosen: Engine, endpoint: Endpoint) -> None:
+    """Let sessions into the database of `endpoint` again."""
+    from psycopg import sql
+
+    superuser = (_inside(chosen, endpoint) or {}).get("superuser", endpoint.user)
+    name = sql.Identifier(endpoint.database).as_string(None)
+    _tell(chosen, superuser, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
+    say(f"The database {endpoint.database} lets sessions in again.")
 
 
 def _tell(chosen: Engine, user: str, statements: str) -> str:

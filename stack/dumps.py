@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from stack.engine import Engine
 from stack.postgres import interruptible
 from stack.process import Refused, StackError, become, environment, look
+from stack.refusals import known, told
 from stack.service import Command
 from stack.sources import CHUNK, HEAD, Source, opened
 from stack.talk import confirm, human, progress, say
@@ -48,8 +49,7 @@ def seed(engine: Engine) -> list[Path]:
         if why:
             raise StackError(
                 f"seed/{file.name} failed, and nothing of it was kept; the files before it were applied."
-                f" psql said:\n{why}\nMend the file, then type `invoke seed` (or `invoke reset` to begin with an empty"
-                " database)."
+                f" psql said:\n{known(engine, why, 'Mend the file, then type `invoke seed`.')}"
             )
     return files
 
@@ -74,7 +74,7 @@ def dump(engine: Engine, file: str) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dump-") as folder:
             beside = Path(folder, target.name)
             if why := _write(command, beside):
-                raise StackError(f"Nothing was written: pg_dump failed. It said:\n{why}")
+                raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
             beside.replace(target)
     except OSError as error:
         raise StackError(
@@ -141,7 +141,9 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
             confirm(f"Delete all {found} tables, views, sequences and large objects, and load {file}?", yes=yes)
         why = _apply(engine, _EMPTY if found else b"", source)
     if why:
-        raise StackError(f"{source.name} was not loaded, and the database is as it was. The reason:\n{why}")
+        raise StackError(
+            f"{source.name} was not loaded, and the database is as it was. The reason:\n{known(engine, why)}"
+        )
     say(f"Loaded {source.name}.")
 
 
@@ -374,6 +376,6 @@ def _contents(engine: Engine) -> tuple[int, int]:
     """Return the number of tables, views, sequences and large objects, and the server's major version."""
     result = look(*engine.client("psql", "-XAtqc", _COUNT))
     if result.returncode:
-        raise StackError(f"The database does not answer:\n{result.stderr.strip()}\nType `invoke status`.")
+        raise StackError(f"The database does not answer:\n{told(engine, result.stderr)}")
     found, version = map(int, result.stdout.split("|"))
     return found, version // 10000

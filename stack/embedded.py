@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import shlex
+import signal
 import stat
 import subprocess
 import tempfile
 import time
 import zlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from stack import guards, places, ports, rights, shutdown
 from stack.process import Refused, StackError, environment, look
@@ -28,12 +32,17 @@ STOP_PATIENCE = 60.0
 """Seconds that a fast shutdown may take; the container's stop_grace_period."""
 PATIENCE = 5.0
 """Seconds in which the sessions of a server that was killed have noticed it."""
+ADMIT = "host all all all scram-sha-256"
+"""The line of pg_hba.conf that the image writes too: who can reach the server is decided by what it listens on."""
 
 
 class Embedded:
     """PostgreSQL 17 in data/embedded of one checkout. It has no Convex."""
 
     name = "embedded"
+    texts: Mapping[str, str] = MappingProxyType(  # all that the first needs to say stands on the command line
+        {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{ADMIT}"}
+    )
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         self.settings = settings
@@ -41,6 +50,7 @@ class Embedded:
         self.directory = root / "data" / "embedded"
         self.log = self.directory / "server.log"
         self._child: subprocess.Popen[bytes] | None = None
+        self._began = 0
 
     @cached_property
     def programs(self) -> Path:
@@ -158,6 +168,41 @@ class Embedded:
         """Return files of the cluster as `places.read` does; raises PermissionError when it is another user's."""
         return places.read(self.directory, *names)
 
+    def contents(self) -> places.Contents | None:
+        """Return what is in the cluster's directory; None when it is another user's."""
+        try:
+            return places.contents(self.directory)
+        except PermissionError:
+            return None
+
+    def append(self, name: str, text: str) -> None:
+        """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
+        # The server may have put a link in the file's place, and root would write to where that leads.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        try:
+            number = os.open(self.directory / name, flags, 0o600)
+        except OSError as error:
+            raise StackError(
+                f"{self.directory / name} could not be written: {error.strerror}.", cure="Look at what is there."
+            ) from None
+        with open(number, "a", encoding="utf-8") as file:  # noqa: PTH123 - as it was opened
+            owner = self.directory.stat()
+            if os.fstat(file.fileno()).st_uid != owner.st_uid:
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            file.write(f"{text}\n")
+        if state := self._process():
+            os.kill(state.pid, signal.SIGHUP)
+
+    def titles(self) -> list[str]:
+        """Return what the processes of the running server call themselves."""
+        import psutil
+
+        found = []
+        for process in psutil.Process(int(self.running(POSTGRES))).children():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()).strip("\0 "))
+        return found
+
     def major(self) -> int:
         """Return the major version of the programs."""
         return MAJOR
@@ -171,7 +216,7 @@ class Embedded:
             f" `pg_ctl {old} -o '-p 54321 -k /tmp' -w start`,"
             f" `pg_dump -Fc -h /tmp -p 54321 -U {shlex.quote(self.settings.user)} -f old.dump"
             f" {shlex.quote(self.settings.database)}`, `pg_ctl {old} stop`; then `invoke reset-data`, `invoke up`,"
-            " `invoke load old.dump`.",
+            f" `invoke load old.dump`. {places.ONE_DATABASE}",
         )
 
     def shared_memory(self) -> int | None:
@@ -260,6 +305,12 @@ class Embedded:
         except FileNotFoundError:
             return ""
 
+    def first_words(self) -> str:
+        """Return what the server that this process has started has said."""
+        with self.log.open("rb") as log:
+            log.seek(self._began)
+            return log.read().decode(errors="replace").strip()
+
     # -- what changes something ---------------------------------------------------------------------------
 
     def missing_images(self) -> list[str]:
@@ -292,6 +343,7 @@ class Embedded:
         elif state:
             if why := ports.also_at_localhost(self.settings.bind_address, self._port):
                 say(str(ports.taken(why, runs=True)))
+            self._admit()
             return Server(self)
         self.check_ports()
         places.refuse_if_full(self.directory)
@@ -301,9 +353,12 @@ class Embedded:
             self._way(self.directory)
             rights.give(self.directory, self.account)
         made_by = (self.directory / "PG_VERSION").read_text().strip()
+        if not made_by:
+            raise self._no_cluster()
         if made_by != str(MAJOR):
             why, cure = self.other_major(made_by)
             raise StackError(f"{self.directory} cannot be used: {why}. Nothing was changed.", cure=cure)
+        self._admit()
         return Server(self)
 
     def stop(self) -> None:
@@ -355,10 +410,7 @@ class Embedded:
         if self.directory.exists() and not self.directory.is_dir():
             raise StackError(f"{self.directory} is not a directory. Look at it, remove it, then type `invoke up`.")
         if self.directory.exists() and any(self.directory.iterdir()):
-            raise StackError(
-                f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it, then type"
-                " `invoke reset-data` to delete it, and `invoke up`."
-            )
+            raise self._no_cluster()
         scratch = Path(tempfile.mkdtemp(prefix=f".new-embedded-{os.getpid()}-", dir=self.directory.parent))
         fresh = scratch / "embedded"
         try:
@@ -376,6 +428,8 @@ class Embedded:
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
             raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
+        with (fresh / "pg_hba.conf").open("a") as rules:
+            rules.write(f"{ADMIT}\n")
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
             single = [*way.prefix, str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"]
@@ -400,6 +454,27 @@ class Embedded:
         programs = self.programs.resolve()
         return rights.way(self.account, self.directory, programs, self.socket_directory, log=self.log, ask=ask)
 
+    def _no_cluster(self) -> StackError:
+        """Return what to say of a directory that is not empty and has no PG_VERSION."""
+        held = self.contents()
+        if held and (held.files or held.complete):
+            return StackError(
+                f"{self.directory} holds {held}, but its {places.VERSION} is missing, without which PostgreSQL does not"
+                " start. Nothing was changed.",
+                cure="Type `invoke doctor --fix`, which writes it anew, then `invoke up`.",
+            )
+        return StackError(
+            f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it.",
+            cure=places.start_over(self.directory, held),
+        )
+
+    def _admit(self) -> None:
+        """Let in who comes to the address that the server listens on, unless pg_hba.conf says something of it."""
+        rules = self.read("pg_hba.conf").get("pg_hba.conf")  # the server says so itself when it is not there
+        if rules and not _speaks_of(self.settings.bind_address, rules):
+            self.append("pg_hba.conf", ADMIT)
+            say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{ADMIT}` now.")
+
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""
         if self._child:
@@ -408,6 +483,7 @@ class Embedded:
         self._clear_stale_lock()
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
             self.log.replace(self.log.with_suffix(".log.1"))
+        self._began = self.log.stat().st_size if self.log.exists() else 0
         way = self.way(ask=False)
         if not self.account:
             try:
@@ -512,7 +588,7 @@ class Server:
             self._child = self._engine.spawn()
         if self._child.poll() is None:
             return False
-        said = self._engine.last_words(POSTGRES)
+        said = "\n".join(self._engine.first_words().splitlines()[-15:])
         if re.search("pre-existing shared memory block|lock file .* already exists", said.rpartition("FATAL")[2]):
             # A killed server that is not buried yet, or sessions of it that have not noticed; seconds, at most.
             if time.monotonic() > self._began + PATIENCE and (left := shutdown.remains(self._engine.directory)):
@@ -524,8 +600,8 @@ class Server:
             return False
         self._engine.way()  # which says so when it did not even get as far as PostgreSQL
         raise StackError(
-            f"The server ended with exit code {self._child.returncode}. {_hint(said)}Its last log lines:\n{said}\n"
-            "Mend that, then type `invoke up`."
+            f"The server ended with exit code {self._child.returncode}. {_hint(said)}Its last log lines:\n{said}\n",
+            cure="Mend that, then type `invoke up`.",
         )
 
     def finish(self) -> None:
@@ -535,6 +611,39 @@ class Server:
 
     def abandon(self) -> None:
         """Leave it alone: it keeps starting, or running."""
+
+
+def as_ordinary_user(argv: list[str]) -> list[str]:
+    """Return a command line that PostgreSQL accepts from root too.
+
+    In a user namespace root is seen as an ordinary user, so that no account has to be made and no file given away;
+    util-linux 2.38 and newer.
+    """
+    if os.geteuid() != 0:
+        return argv
+    return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
+
+
+def _speaks_of(address: str, rules: str) -> bool:
+    """Return whether a line of pg_hba.conf is about those who come to an address of this machine.
+
+    initdb's own lines are about 127.0.0.1 and ::1 alone. 0.0.0.0 is every address: any line about others will do.
+    """
+    lines = [line.partition("#")[0].split() for line in rules.splitlines()]
+    if any(words and words[0].startswith("include") for words in lines):
+        return True  # nobody here knows what stands there
+    asked = ipaddress.ip_address(address)
+    for words in lines:
+        if len(words) < 5 or not words[0].startswith("host") or words[1] == "replication":
+            continue
+        mask = f"/{words[4]}" if re.fullmatch(r"[\d.]+", words[4]) else ""
+        try:
+            network = ipaddress.ip_network(words[3] + mask, strict=False)
+        except ValueError:
+            return True  # all, samehost, samenet, or a name
+        if not network.is_loopback if asked.is_unspecified else asked in network:
+            return True
+    return False
 
 
 def _hint(said: str) -> str:

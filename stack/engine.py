@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from stack import places, settings
 from stack.compose import Docker
 from stack.guards import Holder
+from stack.places import Contents
 from stack.process import StackError
 from stack.service import Command, Endpoint, Running, Service
 from stack.talk import say
@@ -34,6 +35,8 @@ class Engine(Protocol):
     name: str
     root: Path
     settings: settings.Settings
+    texts: Mapping[str, str]
+    """The server's own text files without which it does not start, and what is in them when they are made."""
 
     def check_start(self, freed: int | None = None) -> None:
         """Raise StackError for what would fail a start and can be seen before it.
@@ -110,6 +113,15 @@ class Engine(Protocol):
 
     def read(self, *names: str) -> dict[str, str]:
         """Return those of the named files in the cluster that exist, and under "" a listing; nothing without data."""
+
+    def contents(self) -> Contents | None:
+        """Return what is in the cluster's directory; None when nobody here can tell."""
+
+    def append(self, name: str, text: str) -> None:
+        """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
+
+    def titles(self) -> list[str]:
+        """Return what the processes of the running server call themselves, one for each session among them."""
 
     def major(self) -> int:
         """Return the major version of PostgreSQL that would be started; 0 when nobody can tell."""

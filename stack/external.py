@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from stack.process import Refused, StackError
@@ -16,6 +18,7 @@ class External:
     """The server that DATABASE_URL names."""
 
     name = "external"
+    texts: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         self.settings = settings
@@ -127,4 +130,4 @@ class External:
     trusted = check_machine = unobtainable = check_name = check_ports = read = major = other_major = shared_memory = (
         _refuse
     )
-    identifier = addresses = _refuse
+    identifier = addresses = contents = append = titles = _refuse

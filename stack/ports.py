@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
+from collections import Counter
 
 from stack.process import StackError
 
@@ -132,3 +134,21 @@ def holder(port: int, address: str = "") -> str:
         return next(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
     except (psutil.Error, StopIteration):
         return "another program on this machine"
+
+
+def clients(port: int) -> Counter[str]:
+    """Return the programs that are connected to a TCP port of this machine, as far as this user may see them."""
+    import psutil
+
+    found: Counter[str] = Counter()
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.Error:  # macOS shows them to root alone
+        return found
+    for each in connections:
+        if each.raddr and each.raddr.port == port and each.pid and each.pid != os.getpid():
+            try:
+                found[f"{psutil.Process(each.pid).name()} (process {each.pid})"] += 1
+            except psutil.Error:
+                continue
+    return found

@@ -14,6 +14,11 @@ from invoke.exceptions import Exit
 
 from stack.engine import Engine
 from stack.process import Refused, StackError, become, environment, look
+from stack.refusals import explain
+from stack.talk import say
+
+NOT_CONNECTED = 2
+"""psql's exit code when the connection was not made, or broke."""
 
 
 def psql(engine: Engine, command: list[str], file: str) -> NoReturn:
@@ -30,7 +35,17 @@ def psql(engine: Engine, command: list[str], file: str) -> NoReturn:
         argv, env = engine.client(*argv, stdin=reads, name=name)
         child = subprocess.Popen(argv, env=environment(env), stdin=None if reads else subprocess.DEVNULL)
         code = child.wait()
+        if code == NOT_CONNECTED:
+            _say_why_not(engine)
         raise Exit(code=code if code >= 0 else 128 - code)  # as a shell tells that a signal ended it
+
+
+def _say_why_not(engine: Engine) -> None:
+    """Say what is known of why nobody is let in; psql has said it in the server's words already."""
+    asked = look(*engine.client("psql", "-XAtqc", "SELECT 1"))
+    if asked.returncode and (found := explain(engine, asked.stderr)):
+        why, cure = found
+        say(f"{why[:1].upper()}{why[1:]}{'. ' * bool(why)}{cure}")
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from stack import places, ports
+from stack import ports
 from stack.engine import Engine, Start
 from stack.process import StackError, meanwhile
+from stack.refusals import Kind, explain, refusal
 from stack.service import LIBPQ, Endpoint, Service, conninfo
 from stack.settings import DEFAULTS
 from stack.talk import live, say
@@ -27,39 +28,8 @@ LATER_PAUSE = 0.1
 GLANCE = 0.5
 """Seconds between two looks while Compose is still creating containers, which needs the processor itself."""
 
-# What a server says that waiting will not change, why, and the cure. An authentication failure has no SQLSTATE
-# on the client's side (it comes before the session does), so its words must do.
-HOPELESS = {
-    r"password authentication failed": (
-        "the data was initialised with another password",
-        "POSTGRES_PASSWORD counts only when the data is made. Put the former password back, or type"
-        " `invoke doctor --fix`, which gives the database the new one.",
-    ),
-    r'(role|database) ".*" does not exist': (
-        "the data was initialised with another user or database, or its first start was interrupted in the middle",
-        "POSTGRES_USER and POSTGRES_DB count only when the data is made. Put the former names back, or type"
-        " `invoke doctor --fix`, which creates a missing database; `invoke reset` starts over and deletes the data.",
-    ),
-    r'no pg_hba\.conf entry|could not open file ".*global/pg_(filenode\.map|control)": No such file': (
-        "its first start was interrupted before it could let anybody in",
-        "Type `invoke reset-data`, which deletes the half-made data, then `invoke up`.",
-    ),
-    r"initialized by PostgreSQL version (\d+), which is not compatible with this version (\d+)": (
-        places.other_major(r"\1", r"\2")
-    ),
-    r"Error: in 18\+, these Docker images": (  # docker-library/postgres#1259
-        "the image is PostgreSQL 18 or newer, which keeps its data elsewhere",
-        "The stack is made for PostgreSQL 17: set POSTGRES_IMAGE back to it.",
-    ),
-    r'directory ".*" exists but is not empty': (
-        "its data directory holds files and no cluster, as after a first start that was interrupted",
-        "Look at what is in it; `invoke reset-data` deletes it, then type `invoke up`.",
-    ),
-    r'could not open file "(?:global|base)/.*": Permission denied': (
-        "its files were given to another user while it ran",
-        "Type `invoke restart postgres`: a container takes its files back when it starts.",
-    ),
-}
+PATIENCE = 3.0
+"""Seconds in which all connections may be free again; the programs that have them seldom let go."""
 
 
 _ENVIRONMENT = threading.Lock()
@@ -214,7 +184,18 @@ def _start(engine: Engine, timeout: float, wait: bool) -> None:
         wait_usable(engine, timeout, start)
     else:
         start.finish()
-        start.done()
+        _done(engine, start)
+
+
+def _done(engine: Engine, start: Start) -> bool:
+    """Return whether everything was started. Raises StackError, with what is known of the reason, when it was not."""
+    try:
+        return start.done()
+    except StackError as error:
+        if not (found := explain(engine, error.what, log=True)):
+            raise
+        why, cure = found
+        raise StackError(f"{error.what.rstrip()}\n{why[:1].upper()}{why[1:]}.", cure=cure) from None
 
 
 def wait_usable(
@@ -233,13 +214,14 @@ def wait_usable(
     began = clock()
     deadline = began + timeout
     restarts: dict[str, int] = {}
+    since: dict[str, float] = {}
     next_look = began if start is None else began + GLANCE
     try:
         with live() as show:
             import psycopg  # noqa: F401 - 70 ms, spent while containers start
 
             while True:
-                started = start is None or start.done()
+                started = start is None or _done(engine, start)
                 if not started and clock() < min(next_look, deadline):
                     pause(PAUSE)
                     continue
@@ -248,6 +230,8 @@ def wait_usable(
                 for service in services:
                     restarts[service.name] = min(service.restarts, restarts.get(service.name, service.restarts))
                     _check(engine, service, started, restarts[service.name])
+                    if started and service.health != "healthy" and _lasting(engine, service.output, since, clock()):
+                        _give_up(engine, service, "does not let us in")
                 waiting = [service for service in services if not service.ready]
                 refusal = ""
                 if started and not waiting:
@@ -255,7 +239,7 @@ def wait_usable(
                     if not refusal:
                         engine.check_seen(services)
                         return
-                    if hopeless(telling(refusal)):
+                    if _lasting(engine, telling(refusal), since, clock()):
                         _give_up(engine, _database(services), "does not let us in", refusal)
                 if clock() >= deadline:
                     late = waiting[0] if waiting else _database(services)
@@ -279,8 +263,20 @@ def _check(engine: Engine, service: Service, started: bool, restarts: int) -> No
         _give_up(engine, service, f"has ended with exit code {service.exit_code}")
     if service.state == "restarting" and service.restarts > 2:
         _give_up(engine, service, f"keeps ending, with exit code {service.exit_code}")
-    if service.health != "healthy" and hopeless(service.output):
-        _give_up(engine, service, "does not let us in")
+
+
+def _lasting(engine: Engine, said: str, since: dict[str, float], now: float) -> Kind | None:
+    """Return the kind of a refusal that waiting does not end; of one that may end by itself, after a while.
+
+    A server whose sessions crash over a lost file is in recovery whenever it is asked; its log says why.
+    """
+    kind = refusal(said)
+    recovers = "the database system is in recovery mode" in said
+    if recovers or (kind and kind.passing):
+        begun = since.setdefault("recovery" if recovers else "full", now)
+        if now - begun < PATIENCE:
+            return None
+    return refusal(engine.last_words("postgres"), log=True) if recovers else kind
 
 
 def _refusal(engine: Engine) -> str:
@@ -299,15 +295,7 @@ def telling(said: str) -> str:
     What a server says goes before a network that does not answer, and what may pass before what will not.
     """
     lines = re.findall(r"connection to server .* failed: .*", said) or said.splitlines()[-1:] or [""]
-    return min(lines, key=lambda line: ("Connection refused" in line, "FATAL" not in line, hopeless(line) is not None))
-
-
-def hopeless(said: str) -> tuple[str, str] | None:
-    """Return why waiting will not change what a server said, and the cure; None when it may."""
-    for words, (why, cure) in HOPELESS.items():
-        if match := re.search(words, said):
-            return match.expand(why), match.expand(cure)
-    return None
+    return min(lines, key=lambda line: ("Connection refused" in line, "FATAL" not in line, refusal(line) is not None))
 
 
 def _database(services: list[Service]) -> Service:
@@ -319,8 +307,8 @@ def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoR
     # One that keeps ending may have begun anew: its reason stands above the first words of this attempt.
     log = engine.last_words(service.name, 45 if service.restarts else 15) if service.state != "not started" else ""
     why, cure = (
-        hopeless(said)
-        or hopeless(log)
+        explain(engine, said)
+        or explain(engine, log, log=True)
         or ("", f"Type `invoke logs {service.name}` for more, `invoke up` to try again.")
     )
     if service.state == "not started":
@@ -328,7 +316,7 @@ def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoR
     elif not why and "Connection refused" in telling(said):
         cure = "Nothing forwards its port to it. Type `invoke down`, then `invoke up`."
     if (endpoint := engine.endpoint()) and not endpoint.ours:
-        why, cure = "", "Mend DATABASE_URL, or the server that it names."
+        cure = "Mend DATABASE_URL, or the server that it names."
     parts = [f"{service.name} {what}{': ' * bool(why)}{why}. Its state: {service}."]
     if said:
         parts.append(f"It last said:\n{_indent(said)}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stack.engine import Engine
 from stack.process import Refused
 from stack.ready import LoginFailed, Stranger, login, telling
+from stack.refusals import explain
 from stack.service import Endpoint, Service
 from stack.settings import refusals
 from stack.snapshots import Snapshot, listed
@@ -30,12 +31,15 @@ HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
 def status(engine: Engine, *, as_json: bool) -> int:
     """Print the state of every service and return the exit code: 0 all healthy, 3 not running, 1 otherwise."""
     services = engine.services()
-    rows = [_row(engine, service) for service in services]
+    why: list[str] = []
+    rows = [_row(engine, service, why) for service in services]
     if as_json:
         give(json.dumps({"engine": engine.name, "services": rows}, indent=2))
     else:
         _print_table(rows)
         say(f"Engine: {engine.name}.")
+    for each in why:
+        say(each)
     if all(row["health"] in ("healthy", "") and service.ready for row, service in zip(rows, services, strict=True)):
         return HEALTHY
     return NOT_RUNNING if not any(service.state in ("running", "restarting") for service in services) else UNHEALTHY
@@ -124,13 +128,19 @@ def _dotenv_line(name: str, value: str) -> str:
     raise Refused(f"{name} holds characters that no dotenv line can carry to every reader. Use --format shell or json.")
 
 
-def _row(engine: Engine, service: Service) -> dict[str, Any]:
+def _row(engine: Engine, service: Service, why: list[str]) -> dict[str, Any]:
+    """Return what is to be told of a service; `why` is given what is known of a refusal."""
     health, version = service.health, _tag(service.image)
+    if service.health not in ("healthy", "starting") and (found := explain(engine, service.output)):
+        health = f"{service.health}: {found[0]}"
+        why.append(f"{service.name}: {found[0]}. {found[1]}")
     if service.name == "postgres" and service.ready and (endpoint := engine.endpoint()):
         try:
             version = login(endpoint, engine).split()[0]
         except LoginFailed as error:
             health = f"login failed: {telling(str(error))}"
+            if found := explain(engine, telling(str(error))):
+                why.append(f"{service.name}: {found[0]}. {found[1]}")
         except Stranger as error:
             health = f"{error.what} {error.cure}"
     return {

@@ -37,6 +37,11 @@ class Service:
         return self.state == "running" and self.health in ("healthy", "")
 
     @property
+    def just_starting(self) -> bool:
+        """True when it has not been ready yet, and has not ended either since it was started on purpose."""
+        return self.state == "running" and self.health == "starting" and not self.restarts
+
+    @property
     def ended(self) -> bool:
         """True when it has stopped, and waiting longer will not change that."""
         return self.state in ("exited", "dead") and not self.ready

@@ -247,6 +247,7 @@ def test_a_first_start_that_was_cut_short(down: Path) -> None:
     found = ask(down, code=1)
     assert "lets nobody in but the container itself" in found["first start"]["message"]
     assert "`invoke reset-data --service pg`" in found["first start"]["cure"]
+    assert "MB and no table" in found["first start"]["message"] + found["first start"]["cure"]
     as_root(down, "rm pg/global/pg_control")
     assert "pg_control is missing" in ask(down, code=1)["first start"]["message"]
     as_root(down, "rm -rf pg && mkdir pg && touch pg/stray")

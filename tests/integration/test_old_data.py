@@ -79,7 +79,13 @@ def test_a_first_start_that_was_cut_short(started: Path) -> None:
     # What the image adds last: without it nobody but the container itself is let in.
     in_server(started, "sed", "-i", "/^host all all all/d", "/var/lib/postgresql/data/pg_hba.conf")
     succeed(started, "down")
-    fail(started, 1, "up", saying=("first start was interrupted", "`invoke reset-data`"), within=20)
+    fail(
+        started,
+        1,
+        "up",
+        saying=("first start was interrupted", "MB and no table", "`invoke reset-data --service pg`"),
+        within=20,
+    )
     succeed(started, "reset-data", "--yes")
     succeed(started, "up")
 

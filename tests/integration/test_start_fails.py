@@ -46,8 +46,12 @@ def test_a_container_that_ends_in_its_first_start_can_be_started_over(copy: Path
     layer(copy, "postgres", command=["postgres", "-c", "no_such_setting=1"])
     fail(copy, 1, "up", saying=("postgres", "no_such_setting"), within=20)
     configure(copy, **ALONE)
-    fail(copy, 1, "up", saying=("postgres", "`invoke reset"), within=20)  # the image never finishes such data
-    succeed(copy, "reset", "--yes")
+    saying = ("postgres", "MB and no table", "`invoke doctor --fix`", "`invoke reset-data --service pg`")
+    fail(copy, 1, "up", saying=saying, within=20)  # the image never finishes such data
+    succeed(copy, "doctor", "--fix")
+    succeed(copy, "up")
+    succeed(copy, "reset-data", "--service", "pg", "--yes")
+    succeed(copy, "up")
 
 
 def test_a_container_that_ends_and_stays_so_ends_the_wait(copy: Path) -> None:

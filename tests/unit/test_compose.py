@@ -72,11 +72,22 @@ def test_the_data_directory_is_the_bind_mount_that_compose_resolved(docker: Dock
         ("permission denied while trying to connect to the Docker daemon socket", "usermod -aG docker"),
         ("docker: 'compose' is not a docker command.", "no Compose plugin"),
         ("unknown shorthand flag: 'f' in -f", "no Compose plugin"),
+        ("unknown flag: --short", "no Compose plugin"),
+        ("failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is", "does not answer"),
         ("yaml: line 3: did not find expected key", "did not find expected key"),
     ],
 )
 def test_what_docker_says_becomes_what_to_do(stderr: str, message: str) -> None:
     assert message in str(explain(stderr))
+
+
+def test_where_docker_was_asked_is_in_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Cannot connect to the Docker daemon at unix:///x"
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    assert "unset" not in str(explain(said))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///x")
+    assert "unset DOCKER_HOST, then repeat" in str(explain(said))
 
 
 def test_progress_is_left_out_of_what_docker_said() -> None:

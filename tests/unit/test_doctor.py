@@ -352,13 +352,43 @@ def test_an_image_that_is_too_new_for_the_stack(down: Path, ask: Any, monkeypatc
     assert "Set POSTGRES_IMAGE back to PostgreSQL 17" in report["data version"]["cure"]
 
 
-@pytest.mark.parametrize("name", ["PG_VERSION", "global/pg_control"])
+def without_tables(root: Path) -> None:
+    """Make a cluster as it is before the database is made."""
+    for path in (root / "data" / "embedded" / "base").iterdir():
+        if not path.name.isdigit() or int(path.name) >= places.FIRST_MADE_LATER:
+            shutil.rmtree(path)
+        else:
+            for made_later in path.glob("[1-9][0-9][0-9][0-9][0-9]*"):
+                assert int(made_later.name[:5]) < places.FIRST_MADE_LATER
+
+
+@pytest.mark.parametrize("name", ["PG_VERSION", "global/pg_control", "global/1262", "pg_xact", "pg_hba.conf"])
 def test_half_made_data(down: Path, ask: Any, name: str) -> None:
     assert ask(down)["first start"]["state"] == "ok"
-    (down / "data" / "embedded" / name).unlink()
+    without_tables(down)
+    path = down / "data" / "embedded" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     report = ask(down)
     assert report["first start"]["state"] == "failed"
+    assert "half-made" in report["first start"]["message"]
+    assert "MB and no table. To keep it as a copy" in report["first start"]["cure"]
     assert "`invoke reset-data --service embedded`" in report["first start"]["cure"]
+
+
+@pytest.mark.parametrize("name", ["global/pg_control", "global/1262", "pg_xact", "PG_VERSION", "pg_hba.conf"])
+def test_data_with_tables_is_never_half_made(root: Path, down: Path, ask: Any, name: str) -> None:
+    path = down / "data" / "embedded" / "base" / "5" / "16400"
+    path.write_bytes(bytes(5_000_000))
+    path = down / "data" / "embedded" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    found = ask(down)["first start"]
+    said = found["message"] + found["cure"]
+    assert found["state"] == "failed"
+    assert "(5.0 MB) that may be tables of yours" in said
+    assert "reset" not in said
+    assert "half-made" not in said
+    if name in ("PG_VERSION", "pg_hba.conf"):
+        assert ask(down, fix=True)["first start"]["fixed"]
 
 
 IMAGES_HBA = "# comment\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nhost all all ::1/128 trust\n"
@@ -369,7 +399,8 @@ IMAGES_HBA = "# comment\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nh
     [("", True), ("host all all all scram-sha-256\n", False), ("include mine.conf\n", False)],
 )
 def test_a_container_that_lets_nobody_in_is_half_made(lines: str, half: bool) -> None:
-    files = {"": "PG_VERSION", "PG_VERSION": "17\n", "global/pg_control": "x", "pg_hba.conf": IMAGES_HBA + lines}
+    files = {"": "\n".join(doctor.HALLS), "postgresql.conf": "", **dict.fromkeys(doctor.CORNERSTONES, "x")}
+    files["pg_hba.conf"] = IMAGES_HBA + lines
     assert bool(doctor._half_made(files, "docker")) is half
     assert not doctor._half_made(files, "embedded")
 

@@ -15,7 +15,7 @@ import pytest
 
 from stack import ready, settings
 from stack.dumps import seed
-from stack.embedded import SOCKET_PATH_LIMIT, Embedded
+from stack.embedded import ADMIT, SOCKET_PATH_LIMIT, Embedded, _speaks_of
 from stack.external import External
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR, client_program, server_programs, version
@@ -155,6 +155,64 @@ def test_a_directory_that_is_no_cluster_is_left_alone(engine: Embedded) -> None:
     with pytest.raises(StackError, match="not empty"):
         up(engine)
     assert (engine.directory / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "rules", "speaks"),
+    [
+        ("127.0.0.1", "host all all 127.0.0.1/32 scram-sha-256", True),
+        ("127.0.0.2", "host all all 127.0.0.1/32 scram-sha-256", False),
+        ("192.0.2.7", "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256", False),
+        ("0.0.0.0", "host all all 127.0.0.1/32 scram-sha-256", False),
+        ("0.0.0.0", "host all all 127.0.0.0 255.0.0.0 scram-sha-256", False),
+        ("0.0.0.0", "host all all 192.0.2.0/24 scram-sha-256", True),
+        ("192.0.2.7", "host all all 192.0.2.0/24 scram-sha-256", True),
+        ("192.0.2.7", "host all all 192.0.2.0 255.255.255.0 scram-sha-256", True),
+        ("192.0.2.7", "hostssl\tall all all scram-sha-256", True),
+        ("192.0.2.7", "host all all samenet scram-sha-256", True),
+        ("192.0.2.7", "host all all 192.0.2.7/32 reject", True),  # it is the user's word
+        ("192.0.2.7", "# host all all all scram-sha-256", False),
+        ("192.0.2.7", "host replication all all scram-sha-256", False),
+        ("192.0.2.7", "include_if_exists mine.conf", True),
+        ("192.0.2.7", "local all all trust", False),
+    ],
+)
+def test_who_is_let_in_by_a_file_of_rules(address: str, rules: str, speaks: bool) -> None:
+    assert _speaks_of(address, rules) is speaks
+
+
+def test_it_lets_in_whoever_may_reach_it(engine: Embedded) -> None:
+    engine.settings = replace(engine.settings, bind_address="127.0.0.2")
+    up(engine)
+    assert ask(engine, "SELECT 1") == 1
+    rules = engine.directory / "pg_hba.conf"
+    assert rules.read_text().splitlines().count(ADMIT) == 1  # as the container's
+    rules.write_text("local all all trust\nhost all all ::1/128 trust\n# mine\n")  # as of a cluster from before
+    ask(engine, "SELECT pg_reload_conf()")
+    for _ in range(2):
+        up(engine)  # while it runs
+        assert ask(engine, "SELECT 1") == 1
+    assert rules.read_text().splitlines() == ["local all all trust", "host all all ::1/128 trust", "# mine", ADMIT]
+
+
+def test_files_that_the_user_edits_wrongly_are_named_and_nothing_is_deleted(engine: Embedded) -> None:
+    up(engine)
+    ask(engine, "CREATE TABLE kept ()")
+    engine.stop()
+    for name, text, saying in (
+        ("pg_hba.conf", "nonsense\n", "a line of its pg_hba.conf cannot be read"),
+        ("PG_VERSION", "\n", "its PG_VERSION is missing"),
+        ("global/pg_control", "\0" * 8192, "its files do not fit this server"),
+        ("postgresql.auto.conf", "garbage\n", "contains errors"),
+    ):
+        file = engine.directory / name
+        before = file.read_bytes()
+        file.write_text(text)
+        with pytest.raises(StackError, match=f"(?is){saying}") as error:
+            up(engine)
+        assert "reset" not in str(error.value)
+        file.write_bytes(before)
+    up(engine)
 
 
 def test_a_server_that_cannot_start_says_why_at_once(engine: Embedded) -> None:

@@ -13,6 +13,7 @@ FLOORS = [
     {"guards", "ports", "programs", "places", "rights", "shutdown", "sources"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
+    {"refusals"},
     {"postgres", "ready"},
     {"cluster", "dumps"},
     {"snapshots"},

@@ -3,13 +3,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from stack import ready
+from stack.places import Contents
 from stack.process import StackError
-from stack.service import Endpoint, Service
+from stack.service import Command, Endpoint, Service
+
+ROOT = Path(__file__).resolve().parents[2]
 
 UP = Service("postgres", "running", "healthy")
 STARTING = replace(UP, health="starting", output="connection refused")
@@ -18,15 +22,34 @@ STARTING = replace(UP, health="starting", output="connection refused")
 class Fake:
     """An engine whose services go through given states, one a look; the last one stays."""
 
+    texts: ClassVar[dict[str, str]] = {}
+
     def __init__(self, *states: Service) -> None:
         self.states = list(states)
         self.log = ""
+        self.held = Contents(39_000_000)
+        self.root = ROOT
 
     def services(self) -> list[Service]:
         return [self.states.pop(0) if len(self.states) > 1 else self.states[0]]
 
     def endpoint(self) -> Endpoint:
         return Endpoint("localhost", 1, "u", "hunter2", "d")
+
+    def directories(self) -> dict[str, Path]:
+        return {"pg": ROOT / "data" / "pg"}
+
+    def contents(self) -> Contents:
+        return self.held
+
+    def read(self, *_names: str) -> dict[str, str]:
+        return {}
+
+    def titles(self) -> list[str]:
+        return ["postgres: u d 127.0.0.1(5) idle", "postgres: shop: u d 127.0.0.1(6) idle", "postgres: walwriter"]
+
+    def trusted(self, _user: str, _database: str) -> Command:
+        return Command(["false"], {})
 
     def last_words(self, service: str, lines: int = 15) -> str:
         return self.log or f"the log of {service}"
@@ -124,6 +147,8 @@ def test_restarts_of_the_past_do_not_count() -> None:
         ('FATAL:  password authentication failed for user "u"', "another password"),
         ('FATAL:  no pg_hba.conf entry for host "172.17.0.1"', "invoke reset-data"),
         ('FATAL:  database "d" does not exist', "another user or database"),
+        ('FATAL:  role "u" is not permitted to log in', "NOLOGIN"),
+        ("FATAL:  pg_hba.conf rejects connection for host", "turns this machine away"),
     ],
 )
 def test_a_login_that_can_never_work_says_why(login: Callable[[str], None], refusal: str, cure: str) -> None:
@@ -145,7 +170,7 @@ def test_a_login_that_can_never_work_says_why(login: Callable[[str], None], refu
         ),
         (
             'initdb: error: directory "/var/lib/postgresql/data" exists but is not empty',
-            "holds files and no cluster",
+            "first start was interrupted",
             "invoke reset-data",
         ),
         (
@@ -166,6 +191,43 @@ def test_what_a_dying_server_says_becomes_why_and_what_to_do(log: str, why: str,
     with pytest.raises(StackError, match=why) as error:
         wait(engine)
     assert cure in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        'FATAL:  could not open file "global/pg_filenode.map": No such file or directory',
+        'initdb: error: directory "/var/lib/postgresql/data" exists but is not empty',
+        "PANIC:  could not locate a valid checkpoint record",
+        'PANIC:  could not read file "global/pg_control": read 100 of 296',
+        'FATAL:  could not open file "/d/pg_xact/0000": No such file or directory',
+        'DETAIL:  Could not open file "pg_xact/0000": No such file or directory.',
+    ],
+)
+def test_nobodys_tables_are_called_half_made(log: str) -> None:
+    engine = Fake(Service("postgres", "exited", exit_code=1))
+    engine.log, engine.held = log, Contents(50_000_000, 3, 9_000_000, complete=True)
+    with pytest.raises(StackError, match=r"(?s)missing or damaged.*holds 50 MB, with 3 files \(9.0 MB\)") as error:
+        wait(engine)
+    for word in ("reset", "half", "first start"):
+        assert word not in str(error.value)
+
+
+def test_what_a_log_says_to_others_is_no_reason() -> None:
+    engine = Fake(STARTING)
+    engine.log = 'FATAL:  password authentication failed for user "somebody"\nFATAL:  database "x" does not exist'
+    with pytest.raises(StackError, match=r"not usable within 3 s\. Its state") as error:
+        wait(engine, timeout=3)
+    assert "doctor --fix" not in str(error.value)
+
+
+def test_all_connections_are_waited_for_a_little_and_then_named(login: Callable[[str], None]) -> None:
+    login("connection failed: FATAL:  sorry, too many clients already")
+    with pytest.raises(
+        StackError, match=r"all 2 connections of the server are taken: 2 by the user u \(database d, idle"
+    ):
+        wait(Fake(UP))
+    assert wait.took == pytest.approx(ready.PATIENCE, abs=0.2)  # type: ignore[attr-defined]
 
 
 def test_somebody_elses_server_has_no_data_of_ours(login: Callable[[str], None]) -> None:

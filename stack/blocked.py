@@ -102,9 +102,16 @@ class Prepared(NamedTuple):
     @property
     def end(self) -> str:
         """What ends it; to be typed in its own database."""
-        literal = "'" + self.gid.replace("'", "''") + "'"
-        words = (shlex.quote(f"{word} PREPARED {literal}") for word in ("COMMIT", "ROLLBACK"))
-        return " or ".join(f"`invoke psql -c {word}`" for word in words)
+        return " or ".join(f"`invoke psql -c {shlex.quote(each)}`" for each in (self._sql("COMMIT"), self.rollback))
+
+    @property
+    def rollback(self) -> str:
+        """The SQL that takes it back."""
+        return self._sql("ROLLBACK")
+
+    def _sql(self, verb: str) -> str:
+        literal = self.gid.replace("'", "''")
+        return f"{verb} PREPARED '{literal}'"
 
 
 def blockers(connection: Connection[Any], *, pid: int = 0, program: str = "") -> list[str]:
@@ -176,6 +183,10 @@ def _watch(connect: Callable[[], Connection[Any]], pid: int, program: str, done:
     if done.wait(FIRST):
         return
     teller = Teller()
-    with suppress(psycopg.Error, LoginFailed), connect() as second:
-        while not done.wait(PAUSE):
-            teller.tell(blockers(second, pid=pid, program=program))
+    try:
+        with suppress(psycopg.Error), connect() as second:
+            while not done.wait(PAUSE):
+                teller.tell(blockers(second, pid=pid, program=program))
+    except LoginFailed as error:
+        if not done.is_set():
+            say(f"Whom this waits for in the server cannot be asked, since a second login fails: {error}")

@@ -606,17 +606,18 @@ def snapshot_room(case: Case) -> Findings:
 
 @check("log in", "directories")
 def unfinished_copies(case: Case) -> Findings:
-    """No copy of the database is left that a dead command has not finished, or not dropped.
+    """No copy of the database is left that a dead command has not finished, or that could not be dropped.
 
-    `--fix` drops it; so does the next `invoke snapshots`.
+    `--fix` drops it, or the message says what is in the way; a database that only is called like one is yours.
     """
-    copies = f"datname ~ '^({snapshots.MAKING}|{snapshots.DOOMED})[0-9a-f]{{32}}$'"
-    ours = f"{copies} AND NOT EXISTS (SELECT {snapshots.AT_WORK})"
-    ((count, size),) = case.rows(f"SELECT count(*), sum(pg_database_size(oid))::int8 FROM pg_database WHERE {ours}")  # noqa: S608
-    if count:
-        message = f"Commands that died have left copies of the database: {count}, of {human(size)}."
-        yield warning(message, "Type `invoke doctor --fix`.", lambda: snapshots.keep_ready(case.engine))
-    else:
+    left = snapshots.left(case.engine)
+    for each in left:
+        if each.ours:
+            message = f"A copy of the database is left, unfinished or no longer wanted: {each.what}"
+            yield warning(message, each.cure, lambda: snapshots.clear(case.engine))
+        else:
+            yield warning(each.what, each.cure)
+    if not left:
         yield ok("none")
 
 

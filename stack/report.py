@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from stack.ready import LoginFailed, login
 from stack.service import Endpoint, Service
 from stack.settings import refusals
 from stack.snapshots import Snapshot, listed
-from stack.talk import ago, give, human, say
+from stack.talk import give, human, say
 from stack.wipe import size
 
 if TYPE_CHECKING:
@@ -72,8 +71,7 @@ def snapshots(engine: Engine, *, as_json: bool) -> None:
     if as_json:
         give(json.dumps([_snapshot(each) for each in found], indent=2))
     elif found:
-        now = time.time()
-        rows = [(each.name, ago(now - each.taken), human(each.size), each.spare, each.database, each.message)
+        rows = [(each.name, each.age, human(each.size), each.spare, each.database, each.message)
                 for each in found]  # fmt: skip
         _print_columns(("SNAPSHOT", "AGE", "SIZE", "SPARE", "DATABASE", "MESSAGE"), rows)
     else:
@@ -83,7 +81,7 @@ def snapshots(engine: Engine, *, as_json: bool) -> None:
 def _snapshot(each: Snapshot) -> dict[str, Any]:
     return {
         "name": each.name,
-        "taken": datetime.fromtimestamp(each.taken, timezone.utc).isoformat(timespec="seconds"),
+        "taken": datetime.fromtimestamp(each.taken, timezone.utc).isoformat(timespec="seconds") if each.taken else None,
         "database": each.database,
         "bytes": each.size,
         "server_version": each.server_version,

@@ -64,8 +64,8 @@ def clean(engine: Embedded) -> None:
     for (name,) in rows(engine, "SELECT datname FROM pg_database WHERE datname !~ '^(postgres|template.)$'"):
         quoted = sql.Identifier(name).as_string()
         ask(engine, f"ALTER DATABASE {quoted} ALLOW_CONNECTIONS true IS_TEMPLATE false", "postgres")
-        for (gid,) in rows(engine, f"SELECT gid FROM pg_prepared_xacts WHERE database = '{name}'"):
-            ask(engine, f"ROLLBACK PREPARED '{gid}'", name)
+        for (gid,) in rows(engine, f"SELECT quote_literal(gid) FROM pg_prepared_xacts WHERE database = '{name}'"):
+            ask(engine, f"ROLLBACK PREPARED {gid}", name)
         for (each,) in rows(
             engine, f"SELECT subname FROM pg_subscription s, pg_database d WHERE d.oid = subdbid AND datname = '{name}'"
         ):

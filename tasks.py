@@ -161,14 +161,18 @@ def snapshot(c: Context, name: str = "", message: str = "", replace: bool = Fals
 
 
 @task(
-    help={"name": "Which snapshot (default: the newest).", "keep": "Keep what is replaced, as a snapshot of its own."}
+    help={
+        "name": "Which snapshot (default: the one taken last).",
+        "keep": "Keep what is replaced, as a snapshot of its own.",
+        "yes": "Do not ask, though a replication slot or a subscription that is in use does not come along.",
+    }
 )
-def restore(c: Context, name: str = "", keep: bool = False) -> None:
+def restore(c: Context, name: str = "", keep: bool = False, yes: bool = False) -> None:
     """Put a snapshot in the place of the database; WHAT IS IN IT NOW IS LOST, unless --keep."""
     from stack import engine, snapshots
 
     with engine.exclusive(ROOT):
-        snapshots.restore(engine.choose(ROOT), name, keep=keep)
+        snapshots.restore(engine.choose(ROOT), name, keep=keep, yes=yes)
 
 
 @task(help={"json": "Print JSON."})

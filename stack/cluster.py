@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stack import blocked
 from stack.engine import Engine
 from stack.process import StackError, meanwhile
 from stack.ready import LoginFailed, connect, prove
@@ -18,11 +19,18 @@ from stack.refusals import told
 from stack.service import Endpoint, Running
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg import Connection
     from typing_extensions import LiteralString
 
 PATIENCE = 5.0
 """Seconds in which ended sessions must be gone; CREATE DATABASE and RENAME wait as long for them."""
+LATE = (
+    "A login takes that long when the machine is overloaded, and while somebody has locked pg_database, as LOCK TABLE"
+    " and VACUUM FULL do. Let that end, or type `invoke restart postgres`, which ends every session; then type the"
+    " command again."
+)
+"""What to say of a login that did not come to its end."""
 _SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "transaction_timeout=0",
              "default_transaction_read_only=off", "client_min_messages=error")  # fmt: skip
 """Against what a user may have set for all sessions: ours must not end half-way."""
@@ -48,11 +56,13 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     try:
         cluster = _cluster(engine, running, name)
     except LoginFailed as error:
-        raise StackError(f"The database does not let us in:\n{told(engine, str(error))}") from None
+        late = (LATE,) if "timeout expired" in str(error) else ()
+        raise StackError(f"The database does not let us in:\n{told(engine, str(error), *late)}") from None
     with cluster.connection:
         try:
             prove(cluster.connection, inside, lambda: engine.identifier(running.id, surely=True))
-            yield cluster
+            with blocked.watched(cluster.beside, pid=cluster.connection.info.backend_pid):
+                yield cluster
         except psycopg.Error as error:
             raise StackError(
                 f"PostgreSQL refused: {str(error).strip()}\nThe database is as it was. Type `invoke status`, or `invoke"
@@ -87,6 +97,14 @@ class Cluster:
         self._beside = replace(running.endpoint, options=ours)
         self.connection = _connect_beside(self._beside)
 
+    def beside(self) -> Connection[Any]:
+        """Log in once more, for what has to be asked or done while this session is busy. Raises LoginFailed."""
+        return _connect_beside(self._beside)
+
+    def within(self, database: str) -> Connection[Any]:
+        """Log in to a database. Raises LoginFailed."""
+        return connect(replace(self._beside, database=database))
+
     @property
     def version(self) -> str:
         """The server's version."""
@@ -110,10 +128,18 @@ class Cluster:
         """Return a database's size in bytes."""
         return int(self.rows("SELECT pg_database_size(%s::name)", database)[0][0])
 
-    def comment(self, database: str) -> str | None:
-        """Return the comment on a database."""
-        query: LiteralString = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
-        return next((row[0] for row in self.rows(query, database)), None)
+    def marks(self, database: str) -> tuple[str | None, int, bool]:
+        """Return the comment on a database, its connection limit, and whether it is marked as a template."""
+        query: LiteralString = (
+            "SELECT shobj_description(oid, 'pg_database'), datconnlimit, datistemplate FROM pg_database"
+            " WHERE datname = %s"
+        )
+        comment, limit, template = self.rows(query, database)[0]
+        return comment, limit, template
+
+    def transaction_id(self) -> int:
+        """Return the number of the transaction that is under way. The server counts up, whatever a clock does."""
+        return int(self.rows("SELECT pg_current_xact_id()::text")[0][0])
 
     def sessions(self, database: str) -> list[str]:
         """Return the programs, or else the users, of the sessions on a database."""
@@ -132,10 +158,14 @@ class Cluster:
         """Give a database another name. With sessions on it that fails: see `alone`."""
         self.run("ALTER DATABASE {} RENAME TO {}", database, name)
 
-    def let_in(self, database: str, *, anybody: bool) -> None:
-        """Allow sessions on a database, or none."""
-        permission: LiteralString = "true" if anybody else "false"
-        self.run("ALTER DATABASE {} ALLOW_CONNECTIONS " + permission, database)
+    def allow(self, database: str, *, anybody: bool, limit: int, template: bool = False) -> None:
+        """Allow sessions on a database or none, so many at once, and copies of it to everybody."""
+        from psycopg import sql
+
+        statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {} CONNECTION LIMIT {} IS_TEMPLATE {}")
+        self.connection.execute(
+            statement.format(sql.Identifier(database), *map(sql.Literal, (anybody, limit, template)))
+        )
 
     def set_comment(self, database: str, text: str | None) -> None:
         """Put a comment on a database, or none."""
@@ -144,13 +174,13 @@ class Cluster:
         statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
         self.connection.execute(statement.format(sql.Identifier(database), sql.Literal(text)))
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy a database with its owner, settings and grants. Nobody may enter the copy until `let_in`.
+    def copy(self, source: str, target: str, *, limit: int, comment: str) -> None:
+        """Copy a database with its owner, settings and grants. Nobody may enter the copy until `allow`.
 
-        Ends the sessions on the source; new ones wait in the server meanwhile.
+        Ends the sessions on the source; new ones wait in the server meanwhile. The limit is on the copy from its first
+        moment, the comment right after.
         """
-        query: LiteralString = "SELECT pg_get_userbyid(datdba), datconnlimit FROM pg_database WHERE datname = %s"
-        owner, limit = self.rows(query, source)[0]
+        owner = self.rows("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", source)[0][0]
         # FILE_COPY writes each page once; the default strategy writes it to the log as well.
         statement: LiteralString = (
             "CREATE DATABASE {} TEMPLATE {} OWNER {} STRATEGY FILE_COPY ALLOW_CONNECTIONS false CONNECTION LIMIT "
@@ -165,6 +195,7 @@ class Cluster:
                 [self.oid(target), self.oid(source)],
             )
             self._copy_grants(source, target, owner)
+            self.set_comment(target, comment)
 
     def _copy_grants(self, source: str, target: str, owner: str) -> None:
         granted = self.rows(
@@ -185,32 +216,66 @@ class Cluster:
         """End the sessions on a database, and those that come before the statement within has locked them out.
 
         The server itself keeps new sessions waiting until that statement's transaction ends. Nothing has to be
-        undone when this process, or the server, dies.
+        undone when this process, or the server, dies. Raises StackError naming who did not end.
         """
+        import psycopg
+
         oid = self.oid(database)
-        deadline = time.monotonic() + PATIENCE
-        while self.rows(f"SELECT pg_terminate_backend(pid) {_SESSIONS}", oid) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        self.end_sessions(oid)
         done = threading.Event()
         thread = threading.Thread(target=self._keep_ending, args=(oid, done), daemon=True)
         thread.start()
         try:
             yield
+        except psycopg.errors.ObjectInUse as error:
+            raise self._in_use(oid, error) from None
         finally:
             done.set()
             thread.join()
 
+    def end_sessions(self, oid: int | None) -> None:
+        """Tell the sessions on a database to end, and wait `PATIENCE` seconds until they have."""
+        deadline, teller = time.monotonic() + PATIENCE, blocked.Teller()
+        while self.rows(f"SELECT pg_terminate_backend(pid) {_SESSIONS}", oid) and time.monotonic() < deadline:
+            if time.monotonic() > deadline - PATIENCE / 2:
+                teller.tell([f"{each}, to end." for each in blocked.sessions_in(self.connection, oid)], patience=0)
+            time.sleep(0.005)
+
+    def _in_use(self, oid: int | None, error: psycopg.Error) -> StackError:
+        sessions, prepared = blocked.sessions_in(self.connection, oid), blocked.prepared_in(self.connection, oid)
+        who = "; ".join(map(str, [*sessions, *prepared]))
+        cures = [each.end for each in prepared]
+        if sessions:
+            cures.append("`invoke restart postgres`, since it was told to end and did not")
+        return StackError(
+            f"PostgreSQL refused: {str(error).strip()}\nThe database is as it was. "
+            + (f"In the way: {who}. Type {', '.join(cures)}; then type the command again." if who else "Try again.")
+        )
+
     def _keep_ending(self, oid: int | None, done: threading.Event) -> None:
+        """End those who were there before the statement had its lock, and nobody who was let in after it.
+
+        A login waits for the same lock, and is seen here before it lets go of it. So whoever is seen, and then the
+        statement seen to have its lock, was there before it; so was whoever keeps the statement from its lock.
+        """
         import psycopg
 
         if done.wait(0.05):
             return
-        with suppress(psycopg.Error, LoginFailed), _connect_beside(self._beside) as second:
+        ours = self.connection.info.backend_pid
+        has_lock = (
+            "EXISTS (SELECT FROM pg_locks WHERE pid = %s AND granted AND locktype = 'object' AND objid = %s::oid"
+            " AND classid = 'pg_database'::regclass AND mode IN ('ShareLock', 'AccessExclusiveLock'))"
+        )
+        ending = (
+            f"SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid"  # noqa: S608
+            f" WHERE {has_lock} OR pid = ANY (pg_blocking_pids(%s))"
+        )
+        with suppress(psycopg.Error, LoginFailed), self.beside() as second:
             while not done.wait(0.05):
-                # Once that statement is done, whoever has waited for it is in, and may stay.
-                still = "EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s AND state <> 'idle')"
-                ending = f"SELECT pg_terminate_backend(pid) {_SESSIONS} AND {still}"
-                second.execute(ending, [oid, self.connection.info.backend_pid])
+                there = [row[0] for row in second.execute(f"SELECT pid {_SESSIONS}", [oid])]
+                if there:
+                    second.execute(ending, [there, ours, oid, ours])
 
 
 def _connect_beside(endpoint: Endpoint) -> Connection[Any]:

@@ -22,7 +22,7 @@ from stack import engine, guards, init, places, ready, refusals, rights, setting
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.ports import holder
-from stack.process import Refused, StackError, look
+from stack.process import Refused, StackError, look, printable
 from stack.programs import MAJOR
 from stack.ready import APART, LoginFailed, connect, login, telling
 from stack.refusals import explain
@@ -734,17 +734,18 @@ def snapshot_room(case: Case) -> Findings:
 
 @check("log in", "directories")
 def unfinished_copies(case: Case) -> Findings:
-    """No copy of the database is left that a dead command has not finished, or not dropped.
+    """No copy of the database is left that a dead command has not finished, or that could not be dropped.
 
-    `--fix` drops it; so does the next `invoke snapshots`.
+    `--fix` drops it, or the message says what is in the way; a database that only is called like one is yours.
     """
-    copies = f"datname ~ '^({snapshots.MAKING}|{snapshots.DOOMED})[0-9a-f]{{32}}$'"
-    ours = f"{copies} AND NOT EXISTS (SELECT {snapshots.AT_WORK})"
-    ((count, size),) = case.rows(f"SELECT count(*), sum(pg_database_size(oid))::int8 FROM pg_database WHERE {ours}")  # noqa: S608
-    if count:
-        message = f"Commands that died have left copies of the database: {count}, of {human(size)}."
-        yield warning(message, "Type `invoke doctor --fix`.", lambda: snapshots.keep_ready(case.engine))
-    else:
+    left = snapshots.left(case.engine)
+    for each in left:
+        if each.ours:
+            message = f"A copy of the database is left, unfinished or no longer wanted: {each.what}"
+            yield warning(message, each.cure, lambda: snapshots.clear(case.engine))
+        else:
+            yield warning(each.what, each.cure)
+    if not left:
         yield ok("none")
 
 
@@ -932,7 +933,7 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _print(findings: list[Finding]) -> None:

@@ -6,19 +6,18 @@ import json
 import re
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from stack.engine import Engine
-from stack.process import Refused
+from stack.process import Refused, printable
 from stack.ready import LoginFailed, Stranger, login, telling
 from stack.refusals import explain
 from stack.service import Endpoint, Service
 from stack.settings import refusals
 from stack.snapshots import Snapshot, listed
-from stack.talk import ago, give, human, say
+from stack.talk import give, human, say
 from stack.wipe import size
 
 if TYPE_CHECKING:
@@ -76,8 +75,7 @@ def snapshots(engine: Engine, *, as_json: bool) -> None:
     if as_json:
         give(json.dumps([_snapshot(each) for each in found], indent=2))
     elif found:
-        now = time.time()
-        rows = [(each.name, ago(now - each.taken), human(each.size), each.spare, each.database, each.message)
+        rows = [(each.name, each.age, human(each.size), each.spare, each.database, each.message)
                 for each in found]  # fmt: skip
         _print_columns(("SNAPSHOT", "AGE", "SIZE", "SPARE", "DATABASE", "MESSAGE"), rows)
     else:
@@ -87,7 +85,7 @@ def snapshots(engine: Engine, *, as_json: bool) -> None:
 def _snapshot(each: Snapshot) -> dict[str, Any]:
     return {
         "name": each.name,
-        "taken": datetime.fromtimestamp(each.taken, timezone.utc).isoformat(timespec="seconds"),
+        "taken": datetime.fromtimestamp(each.taken, timezone.utc).isoformat(timespec="seconds") if each.taken else None,
         "database": each.database,
         "bytes": each.size,
         "server_version": each.server_version,
@@ -180,7 +178,7 @@ def _print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell, one_line=True)) for cell in row))
     # Without a terminal nothing is folded: a row stays one line for grep.
     console = Console(width=None if sys.stdout.isatty() else 1000)
     with console.capture() as printed:

@@ -14,26 +14,36 @@ import sys
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stack import places
+from stack import blocked, places
 from stack.cluster import Cluster, log_in
 from stack.engine import Engine
-from stack.process import Refused, StackError
-from stack.talk import confirm, human, live, say
+from stack.process import Refused, StackError, printable
+from stack.ready import LoginFailed
+from stack.talk import ago, confirm, human, live, say
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 SNAPSHOT, SPARE, MAKING, DOOMED = (f"stack-{part}-" for part in ("snapshot", "spare", "making", "doomed"))
 """What our databases are called, before 32 hexadecimal digits; a spare has the digits of its snapshot."""
 OURS = "^stack-(snapshot|spare|making|doomed)-[0-9a-f]{32}$"
+MARK = 0x57AC57AC
+"""The connection limit of our databases: a name may be anybody's, and CREATE DATABASE sets this along with it.
+
+The limit that the user's database has stands among the facts, and comes back with it."""
+HALF_DROPPED = -2
+"""The connection limit by which PostgreSQL marks what a killed server was dropping. Our comment is still there then."""
+COMMENT = '{"stack": '
+"""How the comment on each of our databases begins."""
 WORK, KEEPER, COPY = "stack-work", "stack-keeper", "stack-copy-"
-"""What our sessions are called: a command's, the background's, and whose who copies a snapshot."""
-AT_WORK = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name ~ '^stack-(work|keeper|copy-)'"
-"""Them, except the one that asks."""
+"""What our sessions are called: a command's, the background's, and, before 32 digits, whose who copies a snapshot."""
 LONGEST = 200
 """Characters in the name of a snapshot: more than a person reads in a table."""
 RESERVE = 1_000_000_000
@@ -42,6 +52,13 @@ MARGIN = 100_000_000
 """Bytes of the disk that a snapshot leaves free, for the server to go on writing its log."""
 _MAKER = 0x57AC
 """The advisory lock of whoever makes or drops our databases."""
+_AT_WORK: LiteralString = """
+    FROM pg_stat_activity AS a JOIN pg_stat_activity AS me ON me.pid = pg_backend_pid()
+    WHERE a.pid <> me.pid AND a.datid = me.datid AND a.usesysid = me.usesysid
+      AND a.application_name ~ '^stack-(work|keeper|copy-[0-9a-f]{32})$'
+      AND EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.database = me.datid
+                  AND l.classid = 0 AND l.objid = 22444 AND l.objsubid = 1)"""
+"""Our other sessions at work. A name may be anybody's: they also are where we are, and hold the lock or wait for it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,15 @@ class Snapshot:
     message: str = ""
     comment: str | None = None
     """The user's own comment on the database."""
+    limit: int = -1
+    """Its connection limit."""
+    template: bool = False
+    """Whether it is marked as a template."""
+    turn: int = 0
+    """The number of the transaction that took it, which orders snapshots: clocks may be set back. 0: before there was
+    one, so the clock must do."""
+    used_turn: int = 0
+    """The same, of the one that took or restored it last."""
 
     @property
     def stored(self) -> str:
@@ -72,7 +98,66 @@ class Snapshot:
 
     def facts(self) -> str:
         """Return what is to stand in the comment on its database."""
-        return json.dumps({name: value for name, value in asdict(self).items() if name not in ("id", "size", "spare")})
+        facts = {name: value for name, value in asdict(self).items() if name not in ("id", "size", "spare")}
+        return json.dumps({"stack": 2, **facts})
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """What sorts snapshots from the first taken to the last."""
+        return self.turn, self.taken
+
+    @property
+    def last_used(self) -> tuple[int, float, int, float]:
+        """The same by when they were last taken or restored."""
+        return self.used_turn, self.used, *self.order
+
+    @property
+    def moment(self) -> str:
+        """When it was taken, by the clock of then."""
+        if not self.taken:
+            return "nobody knows when"
+        return f"{datetime.fromtimestamp(self.taken):%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def age(self) -> str:
+        """How long ago that was by the clock of now."""
+        seconds = time.time() - self.taken
+        return "unknown" if not self.taken else ago(seconds) if seconds > -2 else "ahead of the clock"
+
+
+class Stored(NamedTuple):
+    """A database with a name like ours."""
+
+    name: str
+    size: int
+    limit: int
+    enterable: bool
+    in_use: bool
+    """Whether there is a prepared transaction in it, so that it can be neither renamed nor dropped."""
+    comment: str | None
+
+    @property
+    def half_dropped(self) -> bool:
+        """Whether a killed server was dropping it."""
+        return self.limit == HALF_DROPPED
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is ours, by more than the name. Before there was a mark, snapshots told all facts."""
+        if self.half_dropped:
+            return (self.comment or "").startswith(COMMENT)
+        return self.limit == MARK or (self.name.startswith(SNAPSHOT) and _facts(self.comment).keys() >= _BEFORE)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it holds a snapshot."""
+        return self.ours and self.name.startswith(SNAPSHOT) and not self.half_dropped
+
+    @property
+    def reason(self) -> str:
+        """Why it could not be dropped, at the last try; empty when it was not tried."""
+        told = _json(self.comment).get("reason") if self.ours else ""
+        return told if isinstance(told, str) else ""
 
 
 # -- the commands ---------------------------------------------------------------------------------------------
@@ -85,6 +170,8 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
     (unless `overwrite`) or cannot be one, StackError when there is no room or the copy fails.
     """
     name = _checked(name) if name else ""
+    if not message.isprintable():
+        raise Refused("A message is one line of printable characters. Nothing was done.")
     with log_in(engine, WORK) as cluster:
         there = _of_database(cluster)
         name = name or _from_the_clock(there)
@@ -95,16 +182,22 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
             )
         if cluster.oid(cluster.database) is None:
             raise StackError(f"There is no database {cluster.database!r} to take a snapshot of. Type `invoke doctor`.")
+        for database in (cluster.database, *(each.stored for each in old)):
+            _refuse_prepared(cluster, database)
         _take_over(cluster)
         size = cluster.size(cluster.database)
         _tell(cluster)
         made = _copy(engine, cluster, cluster.database, cluster.database, size)
+        comment, limit, template = cluster.marks(cluster.database)
         now = time.time()
-        comment = cluster.comment(cluster.database)
-        new = Snapshot(
-            uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, message, comment
-        )
+        for each in old:
+            _clear_out(cluster, each)
         with cluster.transaction():
+            turn = cluster.transaction_id()
+            new = Snapshot(
+                uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, message, comment,
+                limit, template, turn, turn,
+            )  # fmt: skip
             for each in old:
                 _doom(cluster, each)
             cluster.rename(made, new.stored)
@@ -114,30 +207,36 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
     say(f"Took the snapshot {name} of {new.database} ({human(size)}). `invoke restore {_typed(name)}` brings it back.")
 
 
-def restore(engine: Engine, name: str = "", *, keep: bool = False) -> None:
+def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = False) -> None:
     """Put a snapshot, the newest when there is no name, in the place of the database.
 
     With a spare that is two renames; without, a copy is made first. The replaced database is dropped in the
-    background, or becomes a snapshot with `keep`. Raises StackError; the database is then as it was.
+    background, or becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are
+    named, and when one is in use, that is asked about unless `yes`. Raises StackError; the database is then as it was.
     """
     with log_in(engine, WORK) as cluster:
         snapshot = _find(cluster, name)
+        _refuse_prepared(cluster, cluster.database)
+        told = _ask_what_goes(cluster, cluster.database, set(), keep=keep, yes=yes)
         new = _spare(engine, cluster, snapshot)
         there = cluster.oid(cluster.database) is not None
+        _ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
         _tell(cluster)
         with cluster.alone(cluster.database), cluster.transaction():
+            turn = cluster.transaction_id()
             if there and keep:
-                _keep(cluster, snapshot)
+                _keep(cluster, snapshot, turn)
             elif there:
-                cluster.rename(cluster.database, DOOMED + uuid.uuid4().hex)
+                _give_up(cluster, cluster.database)
             cluster.rename(new, cluster.database)
-            cluster.let_in(cluster.database, anybody=True)
+            cluster.allow(cluster.database, anybody=True, limit=snapshot.limit, template=snapshot.template)
             cluster.set_comment(cluster.database, snapshot.comment)
-            cluster.set_comment(snapshot.stored, replace(snapshot, used=time.time()).facts())
+            used = replace(snapshot, used=time.time(), used_turn=turn)
+            cluster.set_comment(snapshot.stored, used.facts())
         if keep:
             _remember(engine, cluster)
     _go_on_in_background(engine)
-    say(f"{cluster.database} is as it was when the snapshot {snapshot.name} was taken, {_moment(snapshot)}.")
+    say(f"{cluster.database} is as it was when the snapshot {snapshot.name} was taken, {snapshot.moment}.")
 
 
 def drop(engine: Engine, name: str, *, yes: bool) -> None:
@@ -146,9 +245,13 @@ def drop(engine: Engine, name: str, *, yes: bool) -> None:
         raise Refused("Which snapshot? Type `invoke drop-snapshot NAME`; `invoke snapshots` lists them.")
     with log_in(engine, WORK) as cluster:
         snapshot = _find(cluster, name)
-        what = f"{snapshot.name} ({human(snapshot.size)}, taken {_moment(snapshot)})"
+        what = f"{snapshot.name} ({human(snapshot.size)}, taken {snapshot.moment})"
+        _refuse_prepared(cluster, snapshot.stored)
+        for line, _ in _what_goes(cluster, snapshot.stored):
+            say(f"With it goes {line}.")
         confirm(f"Delete the snapshot {what} for ever?", yes=yes)
         _take_over(cluster)
+        _clear_out(cluster, snapshot)
         with cluster.transaction():
             _doom(cluster, snapshot)
         _remember(engine, cluster)
@@ -160,7 +263,12 @@ def listed(engine: Engine) -> list[Snapshot]:
     """Return every snapshot of the cluster, the newest first; what a crash has left is cleared away meanwhile."""
     with log_in(engine, "invoke") as cluster:
         _remember(engine, cluster)
-        if _unwanted(cluster, SPARE):
+        unwanted = _unwanted(cluster)
+        for each in unwanted:
+            if each.reason:
+                what = f"{each.name} ({human(each.size)})"
+                say(f"The copy {what} could not be dropped: {each.reason} Type `invoke doctor`.")
+        if unwanted:
             _go_on_in_background(engine)
         return _every(cluster)
 
@@ -172,47 +280,169 @@ def keep_ready(engine: Engine) -> None:
     """
     with suppress(StackError), log_in(engine, KEEPER) as cluster:
         cluster.rows("SELECT pg_advisory_lock(%s)", _MAKER)
+        cluster.rows("SELECT set_config('lock_timeout', '10s', false)")  # nobody sees what it waits for
         for _ in range(2):  # the second time there may be the room that the first has made
-            latest = max(_of_database(cluster), key=lambda each: each.used, default=None)
-            wanted = latest if engine.settings.spare else None
+            wanted = _wanted(engine, cluster)
             if wanted and wanted.spare != "ready" and _free(engine, cluster) > wanted.size + RESERVE:
-                made = MAKING + uuid.uuid4().hex
-                cluster.rows("SELECT set_config('application_name', %s, false)", COPY + wanted.id)  # tells `restore`
-                cluster.copy(wanted.stored, made)
-                cluster.run("DROP DATABASE IF EXISTS {}", SPARE + wanted.id)  # one that was dropped by half
-                cluster.rename(made, SPARE + wanted.id)
+                _make_spare(cluster, wanted)
             _clear(cluster, SPARE + wanted.id if wanted else "")
+            wanted = _wanted(engine, cluster)
+            if not wanted or wanted.spare == "ready":
+                return
+
+
+def clear(engine: Engine) -> None:
+    """Drop what is no longer wanted, in front of the user. Raises StackError naming what cannot be, and why."""
+    keep_ready(engine)
+    with log_in(engine, "invoke") as cluster:
+        stuck = [f"{each.name} ({human(each.size)}): {each.reason}" for each in _unwanted(cluster)]
+    if stuck:
+        raise StackError(f"These copies could not be dropped. {' '.join(stuck)} Type `invoke doctor`.")
+
+
+def _wanted(engine: Engine, cluster: Cluster) -> Snapshot | None:
+    """Return the snapshot that is to have a spare."""
+    there = _of_database(cluster) if engine.settings.spare else []
+    return max(there, key=lambda each: each.last_used, default=None)
+
+
+def _make_spare(cluster: Cluster, wanted: Snapshot) -> None:
+    import psycopg
+
+    spare, made = SPARE + wanted.id, MAKING + uuid.uuid4().hex
+    for each in _stored(cluster):
+        if each.name == spare and (not each.ours or _drop(cluster, each)):
+            return  # the name is taken: `restore` makes a copy
+    try:
+        cluster.rows("SELECT set_config('application_name', %s, false)", COPY + wanted.id)  # tells `restore`
+        cluster.copy(wanted.stored, made, limit=MARK, comment=_comment())
+        cluster.rename(made, spare)
+    except (psycopg.Error, StackError):
+        if cluster.connection.closed:
+            raise
+    finally:
+        with suppress(psycopg.Error):
+            cluster.rows("SELECT set_config('application_name', %s, false)", KEEPER)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A copy that is in the way, with what is known of it."""
+
+    what: str
+    cure: str
+    ours: bool
+
+
+def left(engine: Engine) -> list[Left]:
+    """Return the copies that nobody wants and those that only look like ours; none while a command is at work."""
+    with log_in(engine, "invoke") as cluster:
+        if cluster.rows(f"SELECT {_AT_WORK}"):
+            return []
+        found = [_left(cluster, each) for each in _unwanted(cluster)]
+        for each in _stored(cluster):
+            if not each.ours:
+                found.append(_not_ours(each))
+        return found
+
+
+def _left(cluster: Cluster, copy: Stored) -> Left:
+    oid = cluster.oid(copy.name)
+    cures = [each.end for each in blocked.sessions_in(cluster.connection, oid)]
+    if prepared := blocked.prepared_in(cluster.connection, oid):
+        cures.append(f"""`invoke psql -c 'ALTER DATABASE "{copy.name}" ALLOW_CONNECTIONS true'`""")
+        cures += [f"`printf '%s\\n' '\\c {copy.name}' {shlex.quote(each.rollback)} | invoke psql`" for each in prepared]
+    why = f": {copy.reason}" if copy.reason else ""
+    cures.append("`invoke doctor --fix`")
+    return Left(f"{copy.name} ({human(copy.size)}){why}", f"Type {', then '.join(cures)}.", ours=True)
+
+
+def _not_ours(database: Stored) -> Left:
+    quoted = f'"{database.name}"'
+    what = (
+        f"The database {database.name} ({human(database.size)}) is called as our copies are and is not marked as one:"
+        " it is yours, or an earlier version of the stack left it. Nothing here touches it."
+    )
+    renamed = f"`invoke psql -c 'ALTER DATABASE {quoted} RENAME TO another_name'`"
+    return Left(what, f"To keep it and have it out of the way, type {renamed}.", ours=False)
 
 
 # -- what is there --------------------------------------------------------------------------------------------
 
 
-def _every(cluster: Cluster) -> list[Snapshot]:
+def _stored(cluster: Cluster) -> list[Stored]:
+    """Return the databases with names like ours."""
     rows = cluster.rows(
         """
-        SELECT right(d.datname, 32), pg_database_size(d.oid),
-               CASE WHEN EXISTS (SELECT FROM pg_database AS s
-                                 WHERE s.datname = %s || right(d.datname, 32) AND s.datconnlimit <> -2)
-                    THEN 'ready'  -- and not one that a killed server has dropped by half
-                    WHEN EXISTS (SELECT FROM pg_stat_activity WHERE application_name = %s || right(d.datname, 32))
-                    THEN 'being prepared'
-                    ELSE 'none' END,
-               shobj_description(d.oid, 'pg_database')
-        FROM pg_database AS d WHERE d.datname ~ %s AND starts_with(d.datname, %s)
+        SELECT datname, coalesce(pg_database_size(oid), 0), datconnlimit, datallowconn,
+               EXISTS (SELECT FROM pg_prepared_xacts WHERE database = datname), shobj_description(oid, 'pg_database')
+        FROM pg_database WHERE datname ~ %s ORDER BY datname
         """,
-        SPARE, COPY, OURS, SNAPSHOT,
-    )  # fmt: skip
-    found = [Snapshot(*row[:3], **_facts(row[3], SNAPSHOT + row[0])) for row in rows]
-    return sorted(found, key=lambda each: each.taken, reverse=True)
+        OURS,
+    )
+    return [Stored(*row) for row in rows]
 
 
-def _facts(comment: str | None, stored: str) -> dict[str, Any]:
-    """Return what a comment tells. One that somebody has changed tells nothing, and the snapshot is still there."""
+def _every(cluster: Cluster) -> list[Snapshot]:
+    stored = _stored(cluster)
+    ready = {each.name for each in stored if each.ours and not (each.half_dropped or each.enterable or each.in_use)}
+    prepared = {name for (name,) in cluster.rows(f"SELECT a.application_name {_AT_WORK}")}
+    found = []
+    for each in filter(lambda each: each.is_snapshot, stored):
+        digits = each.name[len(SNAPSHOT) :]
+        spare = "ready" if SPARE + digits in ready else "being prepared" if COPY + digits in prepared else "none"
+        limit = -1 if each.limit == MARK else each.limit
+        facts = {"name": each.name, "limit": limit, **_facts(each.comment)}
+        found.append(Snapshot(digits, each.size, spare, **facts))
+    return sorted(found, key=lambda each: each.order, reverse=True)
+
+
+_BEFORE = {"name", "database", "taken", "used", "server_version", "message", "comment"}
+"""The facts that a snapshot told before ours had a mark."""
+_LATEST = 250_000_000_000
+"""Seconds since 1970: no clock that is shown is beyond the year 9892."""
+
+
+def _facts(comment: str | None) -> dict[str, Any]:
+    """Return what a comment tells, as far as it can be used: somebody may have changed it."""
+
+    def words(value: object) -> bool:
+        return isinstance(value, str) and value.isprintable()
+
+    def clock(value: object) -> bool:
+        return isinstance(value, (int, float)) and 0 <= value < _LATEST
+
+    def whole(low: int, high: int) -> Callable[[object], bool]:
+        return lambda value: type(value) is int and low <= value < high
+
+    judges: dict[str, Callable[[object], bool]] = {
+        "name": lambda value: words(value) and bool(value),
+        "database": lambda value: isinstance(value, str),
+        "taken": clock,
+        "used": clock,
+        "server_version": words,
+        "message": words,
+        "comment": lambda value: value is None or isinstance(value, str),
+        "limit": whole(-1, MARK),
+        "template": lambda value: isinstance(value, bool),
+        "turn": whole(0, 1 << 64),
+        "used_turn": whole(0, 1 << 64),
+    }
+    told = _json(comment)
+    return {name: told[name] for name, can_be in judges.items() if name in told and can_be(told[name])}
+
+
+def _json(comment: str | None) -> dict[str, Any]:
     try:
         told = json.loads(comment or "")
-        return {name: told[name] for name in Snapshot.__dataclass_fields__ if name not in ("id", "size", "spare")}
-    except (ValueError, KeyError, TypeError):
-        return {"name": stored}
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _comment(reason: str = "") -> str:
+    """Return the comment on a copy that is no snapshot."""
+    return json.dumps({"stack": 2, "reason": reason} if reason else {"stack": 2})
 
 
 def _of_database(cluster: Cluster) -> list[Snapshot]:
@@ -220,30 +450,81 @@ def _of_database(cluster: Cluster) -> list[Snapshot]:
 
 
 def _find(cluster: Cluster, name: str) -> Snapshot:
-    there = _of_database(cluster)
+    every, name = _every(cluster), unicodedata.normalize("NFC", name)
+    there = [each for each in every if each.database == cluster.database]
+    # One whose comment was changed belongs to no database; it is found by the name that `snapshots` shows.
+    for each in [*there, *(each for each in every if not each.database)]:
+        if each.name == name:
+            return each
     if not there:
         raise Refused(f"There is no snapshot of {cluster.database}. `invoke snapshot` takes one.")
     if not name:
         return there[0]
-    name = unicodedata.normalize("NFC", name)
-    for each in there:
-        if each.name == name:
-            return each
     names = ", ".join(each.name for each in there)
     raise Refused(f"There is no snapshot {name!r} of {cluster.database}, so nothing was done. There are: {names}.")
 
 
-def _unwanted(cluster: Cluster, spare: str) -> list[str]:
+def _unwanted(cluster: Cluster, spare: str = SPARE) -> list[Stored]:
     """Return our databases that are no longer wanted: all but the snapshots, and those whose name begins as `spare`."""
-    found = cluster.rows("SELECT datname, datconnlimit = -2 FROM pg_database WHERE datname ~ %s", OURS)
-    wanted = (SNAPSHOT, *filter(None, [spare]))
-    return [name for name, half_dropped in found if half_dropped or not name.startswith(wanted)]
+    found = [each for each in _stored(cluster) if each.ours and not each.is_snapshot]
+    return [each for each in found if each.half_dropped or not (spare and each.name.startswith(spare))]
 
 
 def _free(engine: Engine, cluster: Cluster) -> int:
     """Return the bytes that are free on the disk that holds the cluster."""
     # With Docker in a virtual machine the directory has another path there.
     return places.free(cluster.directory if cluster.directory.exists() else engine.root / "data")
+
+
+# -- what does not come along ---------------------------------------------------------------------------------
+
+
+def _refuse_prepared(cluster: Cluster, database: str) -> None:
+    """Raise Refused when a prepared transaction is in a database: it can be neither copied nor renamed then."""
+    if found := blocked.prepared_in(cluster.connection, cluster.oid(database)):
+        raise Refused(
+            f"PostgreSQL neither copies nor renames a database with prepared transactions, and there is"
+            f" {'; '.join(map(str, found))}. Nothing was done. Type {', '.join(each.end for each in found)}, then the"
+            " command again."
+        )
+
+
+def _what_goes(cluster: Cluster, database: str) -> list[tuple[str, bool]]:
+    """Return what belongs to a database and is no part of a copy of it, in words, and whether it is in use."""
+    slots = cluster.rows(
+        """
+        SELECT 'the replication slot ' || slot_name
+                   || CASE WHEN a.pid IS NULL THEN ', which nobody reads now'
+                   ELSE format(', which pid %%s (%%s) reads', a.pid, coalesce(nullif(application_name, ''), usename))
+                   END,
+               active
+        FROM pg_replication_slots LEFT JOIN pg_stat_activity AS a ON a.pid = active_pid
+        WHERE datoid = %s::oid ORDER BY slot_name
+        """,
+        cluster.oid(database),
+    )
+    subscriptions = cluster.rows(
+        """
+        SELECT format('the subscription %%I%%s', subname, CASE WHEN subenabled THEN ', which is enabled' END
+                      || '; its slot ' || subslotname || ' stays at the publisher'), subenabled
+        FROM pg_subscription WHERE subdbid = %s::oid ORDER BY subname
+        """,
+        cluster.oid(database),
+    )
+    return [(words, used) for words, used in [*slots, *subscriptions]]
+
+
+def _ask_what_goes(
+    cluster: Cluster, database: str, told: set[tuple[str, bool]], *, keep: bool, yes: bool
+) -> set[tuple[str, bool]]:
+    """Name what does not come along, ask when something is in use, and return what was named."""
+    goes = set(_what_goes(cluster, database)) - told
+    for words, _ in sorted(goes):
+        stays = "Stays with the kept snapshot, where nobody can use it and no restore brings it back"
+        say(f"{stays if keep else 'Is lost with the replaced database'}: {words}.")
+    if any(used for _, used in goes):
+        confirm(f"Something uses it. Restore {database} all the same?", yes=yes)
+    return told | goes
 
 
 # -- making and dropping --------------------------------------------------------------------------------------
@@ -254,8 +535,11 @@ def _take_over(cluster: Cluster) -> None:
 
     Ends the background's work, and what a command that was killed has left at work in the server.
     """
-    deadline = time.monotonic() + 30
-    while cluster.rows(f"SELECT pg_terminate_backend(pid) {AT_WORK}"):
+    deadline, teller = time.monotonic() + 30, blocked.Teller()
+    while ended := cluster.rows(f"SELECT a.pid, a.application_name, pg_terminate_backend(a.pid) {_AT_WORK}"):
+        teller.tell(
+            [f"pid {pid} ({name}), an earlier snapshot or restore, to end." for pid, name, _ in ended], patience=2
+        )
         if time.monotonic() > deadline:
             raise StackError("An earlier snapshot or restore is still at work in the server. Wait, then try again.")
         time.sleep(0.01)
@@ -266,8 +550,10 @@ def _spare(engine: Engine, cluster: Cluster, snapshot: Snapshot) -> str:
     """Return the name of a copy of a snapshot that may be given away, waiting for it or making it."""
     if snapshot.spare == "being prepared":
         with _waiting(f"the spare copy of {snapshot.name}, which is being prepared"):
+            teller = blocked.Teller()
             while snapshot.spare == "being prepared":
                 time.sleep(0.02)
+                teller.tell(blocked.blockers(cluster.connection, program=COPY + snapshot.id))
                 snapshot = _find(cluster, snapshot.name)
     _take_over(cluster)
     if _find(cluster, snapshot.name).spare == "ready":
@@ -287,7 +573,7 @@ def _copy(engine: Engine, cluster: Cluster, source: str, title: str, size: int) 
         )
     made = MAKING + uuid.uuid4().hex
     with _waiting(f"a copy of {title} ({human(size)})"):
-        cluster.copy(source, made)
+        cluster.copy(source, made, limit=MARK, comment=_comment())
     return made
 
 
@@ -305,28 +591,95 @@ def _tell(cluster: Cluster) -> None:
         say(f"Ending {number} on {cluster.database}: {', '.join(sorted(set(sessions)))}.")
 
 
-def _keep(cluster: Cluster, restored: Snapshot) -> None:
+def _keep(cluster: Cluster, restored: Snapshot, turn: int) -> None:
     """Make a snapshot of the database by giving it another name, within a transaction."""
     kept = Snapshot(
         uuid.uuid4().hex, 0, "none", _from_the_clock(_of_database(cluster)), cluster.database, time.time(), 0,
-        cluster.version, f"replaced by {restored.name}", cluster.comment(cluster.database),
+        cluster.version, f"replaced by {restored.name}", *cluster.marks(cluster.database), turn,
     )  # fmt: skip
     cluster.rename(cluster.database, kept.stored)
-    cluster.let_in(kept.stored, anybody=False)
+    cluster.allow(kept.stored, anybody=False, limit=MARK)
     cluster.set_comment(kept.stored, kept.facts())
     say(f"What is replaced stays as the snapshot {kept.name}.")
 
 
+def _clear_out(cluster: Cluster, snapshot: Snapshot) -> None:
+    """End the sessions of whoever has opened a snapshot or its spare by hand."""
+    for name in (snapshot.stored, SPARE + snapshot.id):
+        cluster.end_sessions(cluster.oid(name))
+
+
 def _doom(cluster: Cluster, snapshot: Snapshot) -> None:
     """Give a snapshot and its spare up, within a transaction; they are dropped in the background."""
-    for name in (snapshot.stored, SPARE + snapshot.id):
-        if cluster.oid(name):
-            cluster.rename(name, DOOMED + uuid.uuid4().hex)
+    for each in _stored(cluster):
+        if each.ours and each.name in (snapshot.stored, SPARE + snapshot.id) and not each.half_dropped:
+            _give_up(cluster, each.name)
+
+
+def _give_up(cluster: Cluster, database: str) -> str:
+    """Make a database one that is to be dropped, within a transaction, and return its new name."""
+    name = DOOMED + uuid.uuid4().hex
+    cluster.rename(database, name)
+    cluster.allow(name, anybody=False, limit=MARK)  # and a template cannot be dropped
+    cluster.set_comment(name, _comment())
+    return name
 
 
 def _clear(cluster: Cluster, spare: str = "") -> None:
-    for name in _unwanted(cluster, spare):
+    """Drop what is no longer wanted. One that cannot be dropped does not stop the others."""
+    for each in _unwanted(cluster, spare):
+        _drop(cluster, each)
+
+
+def _drop(cluster: Cluster, copy: Stored) -> str:
+    """Drop a database of ours; return why it cannot be, and write it down for whoever asks. Empty: it is gone."""
+    import psycopg
+
+    name = copy.name
+    try:
+        if not copy.half_dropped:
+            cluster.end_sessions(cluster.oid(name))
+            with cluster.transaction():  # from here on it is known for ours, dropped by half too
+                name = _give_up(cluster, name)
+            _end_subscriptions(cluster, name)
         cluster.run("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+    except (psycopg.Error, LoginFailed) as error:
+        if cluster.connection.closed:
+            raise
+        reason = _reason(error)
+        with suppress(psycopg.Error):
+            cluster.set_comment(name if cluster.oid(name) else copy.name, _comment(reason))
+        return reason
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """Return PostgreSQL's own words on one line."""
+    words = printable(" ".join(str(error).split()), one_line=True)
+    return words if words.endswith(".") else f"{words}."
+
+
+def _end_subscriptions(cluster: Cluster, name: str) -> None:
+    """Drop the subscriptions of a database that is to be dropped, which PostgreSQL does not do by itself.
+
+    Their slots stay at the publisher, which may be out of reach: whoever gave the database up was told.
+    """
+    found = [
+        row[0] for row in cluster.rows("SELECT subname FROM pg_subscription WHERE subdbid = %s::oid", cluster.oid(name))
+    ]
+    if not found:
+        return
+    from psycopg import sql
+
+    cluster.allow(name, anybody=True, limit=MARK)
+    try:
+        with cluster.within(name) as session:
+            for each in found:
+                for statement in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+                                  "DROP SUBSCRIPTION {}"):  # fmt: skip
+                    session.execute(sql.SQL(statement).format(sql.Identifier(each)))
+    finally:
+        cluster.allow(name, anybody=False, limit=MARK)
 
 
 def _go_on_in_background(engine: Engine) -> None:
@@ -369,7 +722,3 @@ def _from_the_clock(there: list[Snapshot]) -> str:
 
 def _typed(name: str) -> str:
     return f"--name={shlex.quote(name)}" if name.startswith("-") else shlex.quote(name)
-
-
-def _moment(snapshot: Snapshot) -> str:
-    return f"{datetime.fromtimestamp(snapshot.taken):%Y-%m-%d %H:%M:%S}"

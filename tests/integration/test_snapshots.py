@@ -109,6 +109,11 @@ def test_names_that_are_none(module_stack: Path) -> None:
     fail(module_stack, 2, "snapshot", "-x", saying=("-x",))
     fail(module_stack, 2, "snapshot", "a" * 201, saying=("200", "Nothing was done"))
     fail(module_stack, 2, "snapshot", "two\nlines", saying=("one line",))
+    for words in ("two\nlines", "\x1b[2J", "\x1b]0;title\x07", "\u202e", "\r"):
+        fail(module_stack, 2, "snapshot", "x", "-m", words, saying=("Nothing was done",))
+        fail(module_stack, 2, "snapshot", words, saying=("Nothing was done",))
+        said = fail(module_stack, 2, "restore", words, saying=("no snapshot",))
+        assert not said or words not in said
     fail(module_stack, 2, "restore", "two words", saying=("no snapshot",))
     fail(module_stack, 2, "restore", "two", "words", saying=("words",))
     assert tables(module_stack) == ["kept"]

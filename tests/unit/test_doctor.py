@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from stack import doctor, engine, places, ready, settings
+from stack import doctor, engine, places, ready, settings, snapshots
 from stack.embedded import Embedded
 from stack.process import StackError
 from stack.programs import server_programs
@@ -549,10 +549,10 @@ def test_no_room_for_a_snapshot(root: Path, ask: Any, monkeypatch: pytest.Monkey
 
 def test_a_copy_that_a_dead_command_left(root: Path, ask: Any) -> None:
     name = "stack-making-" + 32 * "0"
-    sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false', dbname="template1")
+    sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false CONNECTION LIMIT {snapshots.MARK}', dbname="template1")
     report = ask(root)
     assert report["unfinished copies"]["state"] == "warning"
-    assert "copies of the database: 1, of " in report["unfinished copies"]["message"]
+    assert f"no longer wanted: {name} (" in report["unfinished copies"]["message"]
     assert ask(root, fix=True)["unfinished copies"]["fixed"]
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         sql(root, dbname=name)

@@ -15,6 +15,7 @@ FLOORS = [
     {"engine", "init"},
     {"refusals"},
     {"postgres", "ready"},
+    {"blocked"},
     {"cluster", "dumps"},
     {"snapshots"},
     {"wipe"},

@@ -350,7 +350,7 @@ def test_only_the_latest_has_a_spare(engine: Embedded) -> None:
 
 def test_what_a_crash_left_is_cleared_by_the_next_command(engine: Embedded) -> None:
     for kind in ("making", "doomed"):
-        ask(engine, f'CREATE DATABASE "stack-{kind}-{"0" * 32}"')
+        ask(engine, f'CREATE DATABASE "stack-{kind}-{"0" * 32}" CONNECTION LIMIT {snapshots.MARK}')
     snapshots.listed(engine)
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1"}
 
@@ -388,11 +388,13 @@ def test_restore_waits_for_the_spare_that_is_being_prepared(
     beside = replace(endpoint, options={"application_name": f"{snapshots.COPY}{digits}"}, database="postgres")
     with psycopg.connect(beside.url(masked=False), autocommit=True) as keeper:
         keeper.execute("SELECT pg_advisory_lock(%s)", [snapshots._MAKER])
-        waiting = threading.Thread(target=snapshots.restore, args=(engine,))
+        waiting = threading.Thread(target=snapshots.restore, args=(engine,), daemon=True)
         waiting.start()
         time.sleep(0.3)
         assert waiting.is_alive()
-        keeper.execute(f'CREATE DATABASE "stack-spare-{digits}" TEMPLATE "stack-snapshot-{digits}"'.encode())
+        marked = f"ALLOW_CONNECTIONS false CONNECTION LIMIT {snapshots.MARK}"
+        spare = f'CREATE DATABASE "stack-spare-{digits}" TEMPLATE "stack-snapshot-{digits}" {marked}'
+        keeper.execute(spare.encode())
     waiting.join(LIMIT)
     said = capsys.readouterr().err
     assert "being prepared" in said

@@ -10,7 +10,7 @@ from stack.settings import ROOT
 FLOORS = [
     {"process"},
     {"settings", "service", "talk", "cli"},
-    {"ports", "programs", "places", "sources"},
+    {"ports", "programs", "places", "sources", "files"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
     {"postgres", "ready"},

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
-from stack import settings
+from stack import files, settings
 from stack.compose import projects
 from stack.ports import is_free
-from stack.process import StackError
+from stack.process import Refused, StackError
 
 
 def init(root: Path, *, isolated: bool) -> str:
@@ -21,19 +23,38 @@ def init(root: Path, *, isolated: bool) -> str:
     project's name and the ports are replaced.
     """
     file = root / ".env"
+    if file.is_dir():
+        raise Refused(
+            f"{file} is a directory, such as Docker makes where it is to mount a file that is not there. Nothing was"
+            f" written. Look at what is in it, and remove it: `rmdir {quote(str(file))}`."
+        )
     if file.exists() and not isolated:
         return f"{file} is there already, and was left as it is."
-    source = file if file.exists() else root / ".env.example"
-    text = source.read_text(encoding="utf-8-sig")
+    if file.exists() and not file.is_file():
+        raise Refused(
+            f"{file} is no regular file, so what is in it comes from elsewhere. Nothing was written. Set"
+            f" {', '.join(('COMPOSE_PROJECT_NAME', *settings.PORTS))} there, or in the shell."
+        )
     changes = isolation(root, settings.load(root).bind_address) if isolated else {}
+    source = file if file.exists() else root / ".env.example"
+    with _told(source, file):
+        text = source.read_text(encoding="utf-8-sig")
     for name, value in changes.items():
         text = assign(text, name, value)
-    beside = file.with_name(f".env.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.chmod(file.stat().st_mode if file.exists() else 0o600)  # it may come to hold passwords
-    beside.replace(file)
+    with _told(file, file):
+        files.write_text(file, text)  # for the owner alone when it is new: it may come to hold passwords
     chosen = "".join(f"\n  {name}={value}" for name, value in changes.items())
     return f"Wrote {file}.{chosen}"
+
+
+@contextmanager
+def _told(used: Path, kept: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StackError(
+            f"{used} cannot be used: {error.strerror}. {kept} is as it was. Mend that, then type the command again."
+        ) from None
 
 
 def isolation(root: Path, address: str) -> dict[str, str]:

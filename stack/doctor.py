@@ -16,7 +16,7 @@ from typing import Any
 from stack import engine, init, places, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
-from stack.process import Refused, StackError, look
+from stack.process import Refused, StackError, look, printable
 from stack.programs import MAJOR
 from stack.ready import LoginFailed, connect, hopeless, login
 from stack.service import Endpoint, Service
@@ -770,7 +770,7 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _print(findings: list[Finding]) -> None:

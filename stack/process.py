@@ -15,11 +15,24 @@ from typing import IO, NoReturn
 from invoke.exceptions import Exit
 
 
+def printable(text: str, *, one_line: bool = False) -> str:
+    """Return words that a terminal only shows: control characters, and what is not seen, are spelled out.
+
+    Lines and tabs stay, unless it is to be `one_line`.
+    """
+    stays, text = "" if one_line else "\n\t", text.replace("\r\n", "\n")
+    return "".join(
+        each if each.isprintable() or each in stays else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
+    )
+
+
 class StackError(Exit):
     """A failure that a person can act on: what happened, why, what to type next. No traceback."""
 
     def __init__(self, message: str, code: int = 1, *, cure: str = "") -> None:
-        super().__init__(f"{message}{'' if message.endswith(chr(10)) else ' '}{cure}".rstrip(), code)
+        message = printable(message)
+        super().__init__(f"{message}{'' if message.endswith(chr(10)) else ' '}{printable(cure)}".rstrip(), code)
         self.what, self.cure = message, cure
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from stack.engine import Engine
-from stack.process import Refused
+from stack.process import Refused, printable
 from stack.ready import LoginFailed, login
 from stack.service import Endpoint, Service
 from stack.settings import refusals
@@ -168,7 +168,7 @@ def _print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell, one_line=True)) for cell in row))
     # Without a terminal nothing is folded: a row stays one line for grep.
     console = Console(width=None if sys.stdout.isatty() else 1000)
     with console.capture() as printed:

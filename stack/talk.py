@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from stack.process import Refused, StackError, forget_stdout
+from stack.process import Refused, StackError, forget_stdout, printable
 
 
 def say(message: str) -> None:
     """Print a line of words."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def give(data: str) -> None:
@@ -36,7 +36,7 @@ def live() -> Iterator[Callable[[str], None]]:
         with console.status("starting") as status:
 
             def update(message: str) -> None:
-                line = Text(f"waiting for {message}".partition("\n")[0])
+                line = Text(printable(f"waiting for {message}".partition("\n")[0], one_line=True))
                 line.truncate(console.width - 3, overflow="ellipsis")
                 status.update(line)
 
@@ -82,7 +82,7 @@ def confirm(question: str, *, yes: bool, first: tuple[str, Callable[[], object]]
         )
     or_else = f" (d: {first[0]})" if first else ""
     while True:
-        print(f"{question}{or_else} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(printable(f"{question}{or_else} [y/N] "), end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline().strip().lower()
         if answer in ("y", "yes"):
             return

@@ -14,6 +14,7 @@ FLOORS = [
     {"compose", "embedded", "external"},
     {"engine", "init"},
     {"postgres", "ready"},
+    {"blocked"},
     {"cluster", "dumps"},
     {"snapshots"},
     {"wipe"},

@@ -27,8 +27,8 @@ _NOT_BESIDE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY}
 _OPEN = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
 
 
-def write(file: str | Path, fill: Fill, mode: int = OWN) -> None:
-    """Write a file; when this returns, the content is on the disk under that name.
+def write(file: str | Path, fill: Fill, mode: int = OWN) -> bool:
+    """Write a file; when this returns, the content is on the disk under that name. False when it is no regular file.
 
     Until then, and when anything fails, the former file stays. A link is followed; what is no regular file is written
     through. `mode` is that of a new file: a former one keeps its own, and its owner where possible. Raises OSError.
@@ -36,12 +36,14 @@ def write(file: str | Path, fill: Fill, mode: int = OWN) -> None:
     name = os.fspath(file)
     if found := _OPEN.fullmatch(name):
         _pour(os.dup(_number(found)), fill)
-        return
+        return False
     there, target = _look(name)
     if there and not (stat.S_ISREG(there.st_mode) and target.exists() and target.samefile(name)):
-        _pour(_open(name, there), fill)
-    else:
-        _replace(target, there, fill, mode)
+        descriptor = _open(name, there)
+        _pour(descriptor, _spooled(fill) if stat.S_ISBLK(there.st_mode) else fill)
+        return False
+    _replace(target, there, fill, mode)
+    return True
 
 
 def add(folder: Path, names: Iterable[str], fill: Fill) -> Path:
@@ -54,7 +56,7 @@ def add(folder: Path, names: Iterable[str], fill: Fill) -> Path:
         sync_directory(folder.parent)
     with _beside(folder) as (stream, named):
         fill(stream)
-        os.fchmod(stream.fileno(), OWN)  # whatever the umask took away
+        _set_mode(stream.fileno(), OWN)
         whole = _finish(stream, named)
         path = next(path for name in names if _take(whole, path := folder / name))
         sync_directory(folder)
@@ -119,7 +121,7 @@ def _replace(target: Path, there: os.stat_result | None, fill: Fill, mode: int) 
         if there:
             _become(stream.fileno(), there, target)
         else:
-            os.fchmod(stream.fileno(), mode)
+            _set_mode(stream.fileno(), mode)
         whole = _finish(stream, named)
         try:
             whole.replace(target)
@@ -152,8 +154,7 @@ def _beside(folder: Path) -> Iterator[tuple[IO[bytes], Callable[[], Path]]]:
             descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, OWN)
         except (AttributeError, OSError):
             path = name()
-            stream = stack.enter_context(path.open("x+b"))
-            os.fchmod(stream.fileno(), OWN)
+            stream = stack.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWN), "w+b"))
             yield stream, lambda: path
         else:
             stream = stack.enter_context(os.fdopen(descriptor, "w+b"))
@@ -177,10 +178,16 @@ def _become(descriptor: int, there: os.stat_result, former: Path) -> None:
             os.fchown(descriptor, -1, there.st_gid)
         except PermissionError:
             mode &= ~0o070  # they were another group's
-    os.fchmod(descriptor, mode)
+    _set_mode(descriptor, mode)
     with suppress(AttributeError, OSError):  # macOS has none
         for name in os.listxattr(former):
             os.setxattr(descriptor, name, os.getxattr(former, name))
+
+
+def _set_mode(descriptor: int, mode: int) -> None:
+    """Give a file its mode, whatever the umask has taken from it."""
+    with suppress(PermissionError):  # a file system without modes, as that of a memory stick
+        os.fchmod(descriptor, mode)
 
 
 def _take(whole: Path, path: Path) -> bool:
@@ -235,6 +242,18 @@ def _open(name: str, there: os.stat_result) -> int:
         say(f"Waiting for somebody to read {name}.")
         descriptor = os.open(name, os.O_WRONLY)
     return descriptor
+
+
+def _spooled(fill: Fill) -> Fill:
+    """Fill a file first: pg_dump takes what can be sought in for a file, and begins at its end."""
+
+    def copy(stream: IO[bytes]) -> None:
+        with tempfile.TemporaryFile() as spool:
+            fill(spool)
+            spool.seek(0)
+            shutil.copyfileobj(spool, stream)
+
+    return copy
 
 
 def _pour(descriptor: int, fill: Fill) -> None:

@@ -379,7 +379,7 @@ def test_a_device_is_written_through(tmp_path: Path) -> None:
 def test_a_pipe_waits_for_its_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     program = "files.write(sys.argv[1], lambda stream: stream.write(b'new'))"
-    argv = [sys.executable, "-c", f"import sys\nfrom stack import files\n{program}", tmp_path / "pipe"]
+    argv = [sys.executable, "-c", f"import sys\nfrom stack import files\n{program}", str(tmp_path / "pipe")]
     with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr
         assert child.stderr.readline() == f"Waiting for somebody to read {tmp_path}/pipe.\n"

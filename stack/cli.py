@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +21,7 @@ WORDS = ("service", "file", "name")
 
 def install() -> None:
     """Teach the running invoke all of it."""
+    _occupy_streams()
     original = ParseMachine.handle
 
     def handle(self: ParseMachine, token: str) -> None:
@@ -62,6 +65,17 @@ def install() -> None:
     atexit.register(gc.freeze)
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+
+
+def _occupy_streams() -> None:
+    """See to it that no file is opened as a stream that was closed (`2>&-`), and no words go to stdout instead."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # what would be written to it fails still
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as long as this process
 
 
 def lines(tail: str) -> str:

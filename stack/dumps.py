@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import select
-import shlex
+import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from stack import blocked, files
 from stack.engine import Engine
 from stack.postgres import interruptible
-from stack.process import Refused, StackError, become, environment, look
+from stack.process import Refused, StackError, environment, look
+from stack.ready import LoginFailed, connect
 from stack.refusals import known, told
 from stack.service import Command
 from stack.sources import CHUNK, HEAD, Source, opened
 from stack.talk import confirm, human, progress, say
 
 if TYPE_CHECKING:
+    from psycopg import Connection
     from typing_extensions import Self
 
 
@@ -58,41 +61,57 @@ def dump(engine: Engine, file: str) -> None:
     """Write the database to `file` in pg_dump's custom format, made by the server's own version.
 
     `-` is stdout; nothing stands for a dated file in backups/. The file appears when it is complete and on the disk.
-    Raises StackError when pg_dump fails, and Refused when binary data would go to a terminal.
+    Raises StackError when pg_dump fails, and Refused for a terminal, a directory, and a place among the stack's data.
     """
-    command = engine.client("pg_dump", "--format=custom", "--compress=zstd")
-    if file == "-":
-        if sys.stdout.isatty():
+    folder = engine.root / "backups"
+    _refuse_among_data(engine.root, file)
+    with _session(engine) as name:
+        command = engine.client("pg_dump", "--format=custom", "--compress=zstd", name=name)
+        where = {"-": "stdout", "": str(folder)}.get(file, file)
+
+        def fill(output: IO[bytes]) -> None:
+            _dump_into(engine, output, command, where)
+
+        try:
+            if file and not files.write("/dev/stdout" if file == "-" else file, fill):
+                if file != "-":
+                    say(f"Wrote the database to {file}.")
+                return
+            made = Path(file) if file else files.add(folder, _dated(), fill)
+        except IsADirectoryError:
+            inside = files.typed(Path(file, "my.dump"))
             raise Refused(
-                "A dump is binary and stdout is a terminal. Name a file, or redirect: invoke dump - > my.dump"
-            )
-        become(*command)
-    target = Path(file) if file else _dated(engine.root / "backups")
-    try:
-        if not file:
-            target.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dump-") as folder:
-            beside = Path(folder, target.name)
-            if why := _write(command, beside):
-                raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
-            beside.replace(target)
-    except OSError as error:
-        raise StackError(
-            f"{target} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
-        ) from None
-    say(f"Wrote {target} ({human(target.stat().st_size)}). `invoke load {shlex.quote(str(target))}` brings it back.")
+                f"{file} is a directory, and a dump is a file. Nothing was done. Name one: `invoke dump {inside}`."
+            ) from None
+        except OSError as error:
+            raise StackError(
+                f"{where} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
+            ) from None
+    say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
 
 
-def _dated(folder: Path) -> Path:
+def _refuse_among_data(root: Path, file: str) -> None:
+    data, target = Path(os.path.realpath(root / "data")), Path(os.path.realpath(file))
+    if file and data in target.parents and (target.parent != data or target.name.startswith(".")):
+        raise Refused(
+            f"{file} is among the files that the stack keeps in {data}, which servers read and `invoke reset-data`"
+            " deletes. Nothing was done. Choose another place: invoke dump FILE"
+        )
+
+
+def _dated() -> Iterator[str]:
     now = f"{datetime.now():%Y-%m-%d_%H%M%S}"
-    names = (f"{now}.dump", *(f"{now}-{n}.dump" for n in range(2, 100)))
-    return next(path for name in names if not (path := folder / name).exists())
+    yield f"{now}.dump"
+    yield from (f"{now}-{n}.dump" for n in itertools.count(2))
 
 
-def _write(command: Command, target: Path) -> str:
-    """Run pg_dump into a file, until it is on the disk, and return what pg_dump said if it failed."""
+def _dump_into(engine: Engine, output: IO[bytes], command: Command, where: str) -> None:
+    """Run pg_dump into a file or whatever was opened. Raises StackError with what it said when it fails."""
+    if output.isatty():
+        raise Refused("A dump is binary and that is a terminal. Name a file, or redirect: invoke dump - > my.dump")
     said = b""
-    with target.open("wb") as output, progress("Dumping") as show:
+    ours = output.readable()  # a file of which nobody else knows yet, unlike a pipe or what the shell has opened
+    with progress("Dumping") if ours else nullcontext(lambda _: None) as show:
         child = subprocess.Popen(
             command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE
         )
@@ -103,15 +122,39 @@ def _write(command: Command, target: Path) -> str:
                     if not (piece := os.read(words.fileno(), CHUNK)):
                         break
                     said += piece
-                show(target.stat().st_size)
+                show(os.fstat(output.fileno()).st_size)
         except BaseException:
             child.kill()
             raise
         finally:
             child.wait()
             words.close()
-        os.fsync(output.fileno())
-    return (said.decode(errors="replace").strip() or f"exit code {child.returncode}") if child.returncode else ""
+    if child.returncode == -signal.SIGPIPE:
+        raise StackError("Nobody reads on, and what was read is no whole dump.")
+    if child.returncode:
+        ended = f"exit code {child.returncode}" if child.returncode > 0 else signal.strsignal(-child.returncode)
+        why = said.decode(errors="replace").strip() or f"{ended}"
+        why = why.replace("/dev/stdout", where)  # as Docker's client calls what it was given
+        kept = "Nothing was written" if ours else "What was written is no whole dump"
+        raise StackError(f"{kept}: pg_dump failed. It said:\n{known(engine, why)}")
+
+
+@contextmanager
+def _session(engine: Engine) -> Iterator[str]:
+    """Give a name for a session that ends when this process is interrupted, and tell on whom it waits."""
+    with interruptible(engine) as name, blocked.watched(lambda: _beside(engine), program=name):
+        yield name
+
+
+def _beside(engine: Engine) -> Connection[Any]:
+    """Log in once more. Raises LoginFailed."""
+    try:
+        endpoint = engine.endpoint() if engine.name == "external" else engine.database().endpoint
+    except StackError as error:
+        raise LoginFailed(error.what) from None
+    if not endpoint:
+        raise LoginFailed("There is no database.")
+    return connect(endpoint)
 
 
 def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
@@ -152,7 +195,7 @@ def _apply(engine: Engine, before: bytes, source: Source) -> str:
 
     Only the COMMIT that comes after the last byte makes it true: whatever breaks earlier changes nothing.
     """
-    with interruptible(engine) as name, progress("Loading", source.size) as show:
+    with _session(engine) as name, progress("Loading", source.size) as show:
         reader = Reader(source, show)
         if not source.is_archive:
             return _send_sql(engine, before, reader, name)

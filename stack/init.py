@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
-from stack import places, settings
+from stack import files, places, settings
 from stack.compose import projects, running_from
 from stack.embedded import Embedded
 from stack.ports import is_free
@@ -24,19 +25,34 @@ def init(root: Path, *, isolated: bool, password: bool = False) -> str:
     with `isolated`, and the default password with `password`. Raises Refused when there is another password already.
     """
     file = root / ".env"
+    if file.is_dir():
+        raise Refused(
+            f"{file} is a directory, such as Docker makes where it is to mount a file that is not there. Nothing was"
+            f" written. Look at what is in it, and remove it: `rmdir {quote(str(file))}`."
+        )
     if file.exists() and not isolated and not password:
         return f"{file} is there already, and was left as it is."
+    if file.exists() and not file.is_file():
+        names = ("COMPOSE_PROJECT_NAME", *settings.PORTS) if isolated else ("POSTGRES_PASSWORD",)
+        raise Refused(
+            f"{file} is no regular file, so what is in it comes from elsewhere. Nothing was written. Set"
+            f" {', '.join(names)} there, or in the shell."
+        )
     if isolated:
         refuse_if_running(root)
     source = file if file.exists() else root / ".env.example"
     changes = _random_password(file) if password else {}
     if isolated:
         changes.update(isolation(root, settings.load(root).bind_address))
-    text = source.read_bytes().decode("utf-8-sig")
+    with _told(source, file):
+        text = source.read_bytes().decode("utf-8-sig")
     for name, value in changes.items():
         text = assign(text, name, value)
-    _write(file, text, secret=password)
-    return f"Wrote {file}.{''.join(_told(root, name, value) for name, value in changes.items())}"
+    with _told(file, file):
+        if password and file.exists():  # it comes to hold a secret, and keeps its mode when it is replaced
+            file.chmod(file.stat().st_mode & 0o700)
+        files.write_text(file, text)  # for the owner alone when it is new
+    return f"Wrote {file}.{''.join(_chosen(root, name, value) for name, value in changes.items())}"
 
 
 def _random_password(file: Path) -> dict[str, str]:
@@ -56,24 +72,13 @@ def _random_password(file: Path) -> dict[str, str]:
     return {name: secrets.token_hex(16)}
 
 
-def _told(root: Path, name: str, value: str) -> str:
+def _chosen(root: Path, name: str, value: str) -> str:
     """Return what to say of a setting that was written; of a secret, not what it is."""
     if name not in settings.SECRETS:
         return f"\n  {name}={value}"
     keeps = any(places.has_data(root / "data" / leaf) for leaf in ("pg", "embedded"))
     until = "The data that is there keeps its former password until `invoke up`, then `invoke doctor --fix`, change it."
     return f"\n  {name} is a random one; `invoke env` prints it. {until if keeps else ''}".rstrip()
-
-
-def _write(file: Path, text: str, *, secret: bool) -> None:
-    """Put a text in the place of a file, or of what a link leads to; nobody else may read it if there is a secret."""
-    file = file.resolve()
-    mode = stat.S_IMODE(file.stat().st_mode) if file.exists() else 0o600  # it may come to hold passwords
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    beside.touch(0o600)
-    beside.write_bytes(text.encode())
-    beside.chmod(mode & 0o700 if secret else mode)
-    beside.replace(file)
 
 
 def refuse_if_running(root: Path) -> None:
@@ -87,6 +92,16 @@ def refuse_if_running(root: Path) -> None:
             " longer be found. Nothing was written.",
             cure="Type `invoke down`, then `invoke init --isolated` again.",
         )
+
+
+@contextmanager
+def _told(used: Path, kept: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StackError(
+            f"{used} cannot be used: {error.strerror}. {kept} is as it was. Mend that, then type the command again."
+        ) from None
 
 
 def isolation(root: Path, address: str) -> dict[str, str]:

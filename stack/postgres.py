@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,12 +55,13 @@ def interruptible(engine: Engine) -> Iterator[str]:
 
     `docker exec` passes no signals on: without this, Ctrl-C would leave the query running.
     """
-    name = f"invoke-{os.getpid()}"
+    name = f"invoke-{os.getpid()}-{secrets.token_hex(4)}"  # other machines' programs may be on the server too
     try:
         yield name
     except StackError:
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
-        look(*engine.client("psql", "-XAtqc", f"{end}'{name}'"))
+        with suppress(StackError):  # what has gone wrong first is what counts
+            look(*engine.client("psql", "-XAtqc", f"{end}'{name}'"))
         raise
 
 

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stack import blocked, places
+from stack import blocked, files, places
 from stack.cluster import Cluster, log_in
 from stack.engine import Engine
 from stack.process import Refused, StackError, printable
@@ -701,8 +701,10 @@ def names_of(directory: Path) -> Path:
 
 def _remember(engine: Engine, cluster: Cluster) -> None:
     names = "".join(f"{each.name}\n" for each in _every(cluster))
+    file = names_of(engine.root / "data" / cluster.directory.name)
     with suppress(OSError):  # another user's file; what it repeats is in the cluster
-        names_of(engine.root / "data" / cluster.directory.name).write_text(names, encoding="utf-8")
+        if not file.exists() or file.read_text(encoding="utf-8", errors="replace") != names:
+            files.write_text(file, names, mode=0o644)
 
 
 def _checked(name: str) -> str:

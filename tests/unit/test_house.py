@@ -10,7 +10,7 @@ from stack.settings import ROOT
 FLOORS = [
     {"process"},
     {"settings", "service", "talk", "cli"},
-    {"guards", "ports", "programs", "places", "rights", "shutdown", "sources"},
+    {"guards", "ports", "programs", "places", "rights", "shutdown", "sources", "files"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
     {"refusals"},

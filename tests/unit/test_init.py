@@ -1,11 +1,14 @@
+import os
 import re
 import socket
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from stack import init, ports, settings
-from stack.process import Refused
+from stack.process import Refused, StackError
 
 
 @pytest.fixture
@@ -164,3 +167,73 @@ def test_line_ends_and_values_of_several_lines_stay(root: Path) -> None:
     assert (root / ".env").read_bytes().decode() == f"{before}B=2\r\nPOSTGRES_PASSWORD={password(root)}\r\n"
     inner = "A='one\nPOSTGRES_PASSWORD=two\n#POSTGRES_PASSWORD=three'\n"
     assert init.assign(inner, "POSTGRES_PASSWORD", "x") == f"{inner}POSTGRES_PASSWORD=x\n"
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_link_stays_a_link(root: Path, tmp_path: Path, isolated: bool) -> None:
+    (root / ".env").symlink_to(tmp_path / "shared.env")
+    init.init(root, isolated=isolated)
+    init.init(root, isolated=True)
+    assert (root / ".env").is_symlink()
+    assert "COMPOSE_PROJECT_NAME=my-second-checkout\n" in (tmp_path / "shared.env").read_text()
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_directory_is_told_with_the_cure(root: Path, isolated: bool) -> None:
+    (root / ".env").mkdir()
+    with pytest.raises(Refused, match=r"is a directory.*`(rmdir .*)`") as told:
+        init.init(root, isolated=isolated)
+    cure = re.search("`(rmdir .*)`", str(told.value))
+    assert cure
+    subprocess.run(["bash", "-c", cure[1]], check=True)
+    init.init(root, isolated=isolated)
+    assert (root / ".env").is_file()
+
+
+def test_what_another_program_gives_is_neither_waited_for_nor_replaced(root: Path) -> None:
+    os.mkfifo(root / ".env")
+    assert "left as it is" in init.init(root, isolated=False).replace("was left", "left")
+    with pytest.raises(Refused, match=r"no regular file.*COMPOSE_PROJECT_NAME, POSTGRES_PORT"):
+        init.init(root, isolated=True)
+    assert (root / ".env").is_fifo()
+
+
+def test_what_cannot_be_read_or_written_is_told(root: Path) -> None:
+    (root / ".env").symlink_to("missing/.env")
+    with pytest.raises(StackError, match=r"\.env cannot be used: No such file"):
+        init.init(root, isolated=False)
+    (root / ".env").unlink()
+    (root / ".env.example").unlink()
+    with pytest.raises(StackError, match=r"\.env\.example cannot be used: No such file"):
+        init.init(root, isolated=False)
+    (root / ".env").write_bytes(b"POSTGRES_PASSWORD=gr\xfc\xdfe\n")
+    with pytest.raises(Refused, match="not UTF-8"):
+        init.init(root, isolated=True)
+    assert (root / ".env").read_bytes() == b"POSTGRES_PASSWORD=gr\xfc\xdfe\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_full_disk_leaves_what_was_there(root: Path) -> None:
+    example = (root / ".env.example").read_bytes()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "small", root], check=True)
+    try:
+        (root / ".env.example").write_bytes(example)
+        (root / ".env").write_text("POSTGRES_USER=me\n" + "# mine\n" * 700)
+        with (root / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(b"x")
+        before = (root / ".env").read_bytes()
+        with pytest.raises(StackError, match=r"No space left on device.*as it was"):
+            init.init(root, isolated=True)
+        assert (root / ".env").read_bytes() == before
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_owner_stays(root: Path) -> None:
+    (root / ".env").write_text("POSTGRES_USER=me\n")
+    os.chown(root / ".env", 1234, 2345)
+    init.init(root, isolated=True)
+    there = (root / ".env").stat()
+    assert (there.st_uid, there.st_gid) == (1234, 2345)

@@ -50,7 +50,7 @@ def engine(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedd
     """The server with an empty database and no snapshots; what runs in the background does so at once."""
     monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
     clean(server)
-    ask(server, "CREATE DATABASE convex_poc", "postgres")
+    ask(server, "CREATE DATABASE convex_poc TEMPLATE template0", "postgres")  # others may be in template1
     yield server
     clean(server)
 

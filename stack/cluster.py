@@ -56,8 +56,7 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     try:
         cluster = _cluster(engine, running, name)
     except LoginFailed as error:
-        late = (LATE,) if "timeout expired" in str(error) else ()
-        raise StackError(f"The database does not let us in:\n{told(engine, str(error), *late)}") from None
+        raise StackError(f"The database does not let us in:\n{_why_not_in(engine, str(error))}") from None
     with cluster.connection:
         try:
             prove(cluster.connection, inside, lambda: engine.identifier(running.id, surely=True))
@@ -72,6 +71,12 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
             with suppress(psycopg.Error):
                 cluster.connection.cancel_safe(timeout=PATIENCE)
             raise
+
+
+def _why_not_in(engine: Engine, said: str) -> str:
+    if "password authentication failed" in said:  # it may be another server that answers; doctor tells them apart
+        return f"{said}\n`invoke doctor` finds out why."
+    return told(engine, said, *[LATE] * ("timeout expired" in said))
 
 
 def _cluster(engine: Engine, running: Running, name: str) -> Cluster:

@@ -47,6 +47,10 @@ class LoginFailed(Exception):
     """The database did not let us in; the message is the server's."""
 
 
+class Stopped(StackError):
+    """A service was stopped, by somebody or something, while everything was started."""
+
+
 class Stranger(StackError):
     """Another server than this stack's answers at its address."""
 
@@ -153,12 +157,12 @@ def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
     if pull:
         engine.pull()
     try:
-        _start(engine, timeout, wait)
+        _start_again_if_stopped(engine, timeout, wait)
     except StackError:
         if pull or not engine.missing_images():
             raise
         engine.pull(missing=True)
-        _start(engine, timeout, wait)
+        _start_again_if_stopped(engine, timeout, wait)
     if door := open_door(engine):
         say(f"Warning: {door[0]} {door[1]}")
 
@@ -176,6 +180,18 @@ def open_door(engine: Engine) -> tuple[str, str] | None:
         cure = "It stands in a layer: change it there, then type `invoke up` and `invoke doctor --fix`."
     why = f"PostgreSQL listens on {others} with the default password, which everybody knows."
     return (why, cure) if others else None
+
+
+def _start_again_if_stopped(engine: Engine, timeout: float, wait: bool) -> None:
+    """Start everything; once more when somebody has stopped a service meanwhile, as a `down` that was killed does.
+
+    Docker carries out a stop that it was asked for, however late, though nobody waits for it any more.
+    """
+    try:
+        _start(engine, timeout, wait)
+    except Stopped as error:
+        say(f"{error.what.partition('.')[0]}: it was stopped while it started. Starting it once more.")
+        _start(engine, timeout, wait)
 
 
 def _start(engine: Engine, timeout: float, wait: bool) -> None:
@@ -239,7 +255,7 @@ def wait_usable(
                     if not refusal:
                         engine.check_seen(services)
                         return
-                    if _lasting(engine, telling(refusal), since, clock()):
+                    if _lasting(engine, judged(refusal), since, clock()):
                         _give_up(engine, _database(services), "does not let us in", refusal)
                 if clock() >= deadline:
                     late = waiting[0] if waiting else _database(services)
@@ -260,7 +276,10 @@ def _check(engine: Engine, service: Service, started: bool, restarts: int) -> No
     if service.state == "not started":
         _give_up(engine, service, "is not running")
     if service.ended:
-        _give_up(engine, service, f"has ended with exit code {service.exit_code}")
+        # Left to itself it would be started again, so somebody has stopped it.
+        stopped = service.state == "exited" and not service.exit_code
+        failure = Stopped if stopped and not service.one_shot else StackError
+        _give_up(engine, service, f"has ended with exit code {service.exit_code}", failure=failure)
     if service.state == "restarting" and service.restarts > 2:
         _give_up(engine, service, f"keeps ending, with exit code {service.exit_code}")
 
@@ -298,11 +317,18 @@ def telling(said: str) -> str:
     return min(lines, key=lambda line: ("Connection refused" in line, "FATAL" not in line, refusal(line) is not None))
 
 
+def judged(said: str) -> str:
+    """Return what to judge a login that failed by: all of it, or where several addresses were tried, the line above."""
+    return telling(said) if said.count("connection to server") > 1 else said
+
+
 def _database(services: list[Service]) -> Service:
     return next(service for service in services if service.name == "postgres")
 
 
-def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoReturn:
+def _give_up(
+    engine: Engine, service: Service, what: str, said: str = "", *, failure: type[StackError] = StackError
+) -> NoReturn:
     said = said or (service.output if service.health != "healthy" else "")
     # One that keeps ending may have begun anew: its reason stands above the first words of this attempt.
     log = engine.last_words(service.name, 45 if service.restarts else 15) if service.state != "not started" else ""
@@ -322,7 +348,7 @@ def _give_up(engine: Engine, service: Service, what: str, said: str = "") -> NoR
         parts.append(f"It last said:\n{_indent(said)}")
     if log:
         parts.append(f"Its last log lines:\n{_indent(log)}")
-    raise StackError("\n".join([*parts, cure]))
+    raise failure("\n".join([*parts, cure]))
 
 
 def _indent(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stack.engine import Engine
 from stack.process import Refused, printable
-from stack.ready import LoginFailed, Stranger, login, telling
+from stack.ready import LoginFailed, Stranger, judged, login, telling
 from stack.refusals import explain
 from stack.service import Endpoint, Service
 from stack.settings import refusals
@@ -137,7 +137,7 @@ def _row(engine: Engine, service: Service, why: list[str]) -> dict[str, Any]:
             version = login(endpoint, engine).split()[0]
         except LoginFailed as error:
             health = f"login failed: {telling(str(error))}"
-            if found := explain(engine, telling(str(error))):
+            if found := explain(engine, judged(str(error))):
                 why.append(f"{service.name}: {found[0]}. {found[1]}")
         except Stranger as error:
             health = f"{error.what} {error.cure}"

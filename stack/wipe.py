@@ -94,8 +94,10 @@ def check(root: Path, name: str, path: Path) -> None:
             f"The data of {name} is in {path}, which is not a data directory of this checkout, so nothing was deleted."
             " Look at it, and delete it by hand."
         )
+    points = _mount_points()
     for step in (path.parent, path):
-        if step.is_symlink() or os.path.ismount(step):
+        # A bind mount of the same file system has the device of its parent, so `ismount` does not see it.
+        if step.is_symlink() or os.path.ismount(step) or step.resolve() in points:
             kind = "a symbolic link" if step.is_symlink() else "a mount point"
             raise Refused(
                 f"{step} is {kind}, so what would be deleted lies outside this checkout. Nothing was deleted. Empty"
@@ -103,7 +105,7 @@ def check(root: Path, name: str, path: Path) -> None:
             )
     if path.exists() and not path.is_dir():
         raise Refused(f"{path} is not a directory. Nothing was deleted. Look at it, and remove it by hand.")
-    inside = [point for point in _mount_points() if path in point.parents]
+    inside = [point for point in points if path.resolve() in point.parents]
     if inside:
         raise Refused(f"{inside[0]} is a mount point. Nothing was deleted. Unmount it first.")
 

@@ -328,3 +328,33 @@ def test_two_logins_at_once_both_do_without_the_shells_variables(monkeypatch: py
         each.join()
     assert seen == [None] * 6
     assert os.environ["PGSERVICE"] == "elsewhere"
+
+
+def test_what_was_stopped_while_it_started_is_started_once_more() -> None:
+    """Docker carries out a stop that a killed `down` has asked for, however late."""
+
+    class Engine(Fake):
+        starts = 0
+
+        def start(self) -> Any:
+            self.starts += 1
+            self.states = [Service("postgres", "exited") if self.starts < 2 or self.hopeless else UP]
+            return self
+
+        def done(self) -> bool:
+            return True
+
+        def abandon(self) -> None: ...
+
+        def missing_images(self) -> list[str]:
+            return []
+
+        hopeless = False
+
+    engine = Engine(UP)
+    ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
+    assert engine.starts == 2
+    engine.starts, engine.hopeless = 0, True
+    with pytest.raises(StackError, match="has ended with exit code 0"):
+        ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
+    assert engine.starts == 2

@@ -157,3 +157,19 @@ def test_what_a_living_command_is_making_is_spared_and_what_a_dead_one_left_is_n
         living.communicate(b"\n")
     wipe.sweep(Down(root))  # type: ignore[arg-type]
     assert {path.name for path in data.iterdir()} == {"pg", "convex"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a directory")
+def test_a_directory_that_is_mounted_from_the_same_disk_is_refused(root: Path, tmp_path: Path) -> None:
+    """It has the device of its parent, so `ismount` does not tell."""
+    other = tmp_path / "other"
+    for name in ("pg", "convex"):
+        (other / name).mkdir(parents=True)
+        (other / name / "rows").touch()
+    subprocess.run(["mount", "--bind", other, root / "data"], check=True)
+    try:
+        with pytest.raises(Refused, match="is a mount point"):
+            run(Down(root), yes=True)
+    finally:
+        subprocess.run(["umount", root / "data"], check=True)
+    assert (other / "pg" / "rows").exists()

@@ -221,7 +221,8 @@ def _people(engine: Engine) -> Counter[str]:
     except StackError:
         return found
     for title in titles:
-        if session := _SESSION.search(title):
+        # One that is just coming in is about to be turned away, as ours was that asks.
+        if (session := _SESSION.search(title)) and session[4] not in ("initializing", "authentication", "startup"):
             found[_person(session[1], session[2], "", session[4])] += 1
     return found
 

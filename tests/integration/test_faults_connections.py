@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,15 +40,16 @@ def up(either: Path) -> Path:
 
 @contextmanager
 def taken(copy: Path, **who: str) -> Iterator[int]:
-    """Take connections until there is no more; yield how many."""
+    """Take connections until there has been no more for a second, in which a health check ends; yield how many."""
     with ExitStack() as held:
-        number = 0
-        while True:
+        number, last = 0, time.monotonic()
+        while time.monotonic() < last + 1:
             try:
                 held.enter_context(login(copy, application_name="greedy", **who))
             except psycopg.OperationalError:
-                break
-            number += 1
+                time.sleep(0.05)
+                continue
+            number, last = number + 1, time.monotonic()
         yield number
 
 

@@ -243,6 +243,8 @@ def wait_usable(
                     continue
                 next_look = clock() + GLANCE
                 services = engine.services()
+                if start and started and any(service.state == "not started" for service in services):
+                    started = _done(engine, start)  # what has ended since it was asked says why
                 for service in services:
                     restarts[service.name] = min(service.restarts, restarts.get(service.name, service.restarts))
                     _check(engine, service, started, restarts[service.name])

@@ -259,6 +259,28 @@ def test_a_start_is_watched_and_always_let_go() -> None:
     assert start.abandoned
 
 
+def test_what_ends_just_after_it_has_started_says_why() -> None:
+    class Start:
+        looks = 0
+
+        def done(self) -> bool:
+            self.looks += 1
+            if self.looks > 1:
+                raise StackError(
+                    'FATAL:  could not open file "pg_xact/0000": No such file or directory\n', cure="Mend that."
+                )
+            return True
+
+        def abandon(self) -> None:
+            """Have nothing to leave."""
+
+    engine = Fake(Service("postgres", "not started"))
+    engine.held = Contents(50_000_000, 3, 9_000_000, complete=True)
+    with pytest.raises(StackError, match=r"(?s)pg_xact/0000.*missing or damaged.*holds 50 MB, with 3 files") as error:
+        wait(engine, start=Start())
+    assert "is not running" not in str(error.value)
+
+
 def test_missing_images_are_pulled_and_the_start_tried_again() -> None:
     class Engine(Fake):
         pulled = 0

@@ -24,6 +24,7 @@ def test_a_port_that_is_taken_is_named_with_its_holder(copy: Path) -> None:
     for port in (database, backend):
         succeed(copy, "down")
         with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections linger
             taken.bind(("127.0.0.1", int(port)))
             taken.listen()
             fail(copy, 1, "up", saying=(f"Port {port} is taken by ", "(process ", "`invoke init --isolated`"))

@@ -141,7 +141,9 @@ def _beside(folder: Path) -> Iterator[tuple[IO[bytes], Callable[[], Path]]]:
     with ExitStack() as stack:
 
         def name() -> Path:
-            return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".new-")), "file")
+            made = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".new-")))
+            made.chmod(0o700)  # a umask may have kept its owner out
+            return made / "file"
 
         def link() -> Path:
             path = name()

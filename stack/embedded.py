@@ -177,19 +177,7 @@ class Embedded:
 
     def append(self, name: str, text: str) -> None:
         """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
-        # The server may have put a link in the file's place, and root would write to where that leads.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        try:
-            number = os.open(self.directory / name, flags, 0o600)
-        except OSError as error:
-            raise StackError(
-                f"{self.directory / name} could not be written: {error.strerror}.", cure="Look at what is there."
-            ) from None
-        with open(number, "a", encoding="utf-8") as file:  # noqa: PTH123 - as it was opened
-            owner = self.directory.stat()
-            if os.fstat(file.fileno()).st_uid != owner.st_uid:
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            file.write(f"{text}\n")
+        _append(self.directory / name, text)
         if state := self._process():
             os.kill(state.pid, signal.SIGHUP)
 
@@ -428,8 +416,7 @@ class Embedded:
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
             raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
-        with (fresh / "pg_hba.conf").open("a") as rules:
-            rules.write(f"{ADMIT}\n")
+        _append(fresh / "pg_hba.conf", ADMIT)
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
             single = [*way.prefix, str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"]
@@ -613,15 +600,25 @@ class Server:
         """Leave it alone: it keeps starting, or running."""
 
 
-def as_ordinary_user(argv: list[str]) -> list[str]:
-    """Return a command line that PostgreSQL accepts from root too.
+def _append(path: Path, text: str) -> None:
+    """Add lines to a file in a server's directory, or make it of them, for the directory's owner. Raises StackError.
 
-    In a user namespace root is seen as an ordinary user, so that no account has to be made and no file given away;
-    util-linux 2.38 and newer.
+    The server may have put a link or a pipe in its place: root would write to where that leads, or wait for ever.
     """
-    if os.geteuid() != 0:
-        return argv
-    return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
+    why = "it is no file of its own"
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        with open(number, "a", encoding="utf-8") as file:  # noqa: PTH123 - as it was opened
+            facts, owner = os.fstat(number), path.parent.stat()
+            anothers = facts.st_uid != owner.st_uid
+            if stat.S_ISREG(facts.st_mode) and not (anothers and facts.st_nlink > 1):
+                if anothers:
+                    os.fchown(number, owner.st_uid, owner.st_gid)
+                file.write(f"{text}\n")
+                return
+    except OSError as error:
+        why = f"{error.strerror}"
+    raise StackError(f"{path} could not be written: {why}.", cure="Look at what is there.")
 
 
 def _speaks_of(address: str, rules: str) -> bool:

@@ -89,7 +89,9 @@ def lost_text(engine: Engine) -> dict[str, str]:
     """Return the server's own text files that are missing, with what was in them when they were made."""
     made = f"base/1/{places.VERSION}"
     there = engine.read(*engine.texts, places.VERSION, made)
-    texts = {**engine.texts, **({places.VERSION: there[made].strip()} if there.get(made, "").strip() else {})}
+    # The server may have put a link there: nothing but a number is copied out of the place that it leads to.
+    version = re.fullmatch(r"\d+", there.get(made, "").strip())
+    texts = {**engine.texts, **({places.VERSION: version[0]} if version else {})}
     return {name: text for name, text in texts.items() if is_lost(name, there)} if there else {}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import ready, rights, settings
+from stack import ready, refusals, rights, settings
 from stack.embedded import Embedded
 from stack.process import StackError, environment
 from tests.ports import own_port
@@ -172,6 +172,39 @@ def test_a_link_in_place_of_the_log_writes_nothing_of_roots(engine: Embedded, ou
     with pytest.raises(StackError, match=r"server\.log"):
         up(engine)
     assert target.read_text() == "untouched"
+
+
+@pytest.mark.parametrize("what", ["link", "name", "pipe"])
+def test_what_the_server_puts_in_place_of_a_text_gets_nothing_of_roots(
+    programs: Path, outside: Path, what: str
+) -> None:
+    target = outside / "root's"
+    target.write_text("untouched")
+    with embedded(programs, outside) as engine:
+        engine.directory.mkdir()
+        os.chown(engine.directory, 65534, 65534)
+        text = engine.directory / "pg_hba.conf"
+        if what == "pipe":
+            os.mkfifo(text)
+        else:
+            (text.symlink_to if what == "link" else text.hardlink_to)(target)
+        with pytest.raises(StackError, match=r"pg_hba\.conf could not be written"):
+            engine.append("pg_hba.conf", "host all all all scram-sha-256")
+        text.unlink()
+    assert (target.read_text(), target.stat().st_uid) == ("untouched", 0)
+
+
+def test_a_lost_version_is_no_way_to_what_only_root_may_read(programs: Path, outside: Path) -> None:
+    secret = outside / "root's"
+    secret.write_text("secret")
+    with embedded(programs, outside) as engine:
+        (engine.directory / "base" / "1").mkdir(parents=True)
+        (engine.directory / "base" / "1" / "PG_VERSION").symlink_to(secret)
+        assert "PG_VERSION" not in refusals.lost_text(engine)
+        refusals.write_lost_text(engine)
+        assert not (engine.directory / "PG_VERSION").exists()
+        secret.write_text("17\n")  # as in a file that is there
+        assert refusals.lost_text(engine)["PG_VERSION"] == "17"
 
 
 def former_data(engine: Embedded) -> None:

@@ -87,6 +87,7 @@ class Embedded:
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the server's log."""
         _only_postgres(service)
+        self._refuse_if_closed()
         if not self.log.exists():
             raise StackError("There is no log: the server was never started here. Type `invoke up`.")
         return ["tail", "-n", "+1" if tail == "all" else tail, *["-F"] * follow, str(self.log)]
@@ -288,16 +289,11 @@ class Embedded:
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return the last lines of the server's log."""
         del service
-        try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        except FileNotFoundError:
-            return ""
+        return "\n".join(places.logged(self.log).splitlines()[-lines:])
 
     def first_words(self) -> str:
         """Return what the server that this process has started has said."""
-        with self.log.open("rb") as log:
-            log.seek(self._began)
-            return log.read().decode(errors="replace").strip()
+        return places.logged(self.log, self._began).strip()
 
     # -- what changes something ---------------------------------------------------------------------------
 
@@ -313,6 +309,7 @@ class Embedded:
     def check_start(self, freed: int | None = None) -> None:
         """Raise StackError for what would fail a start and can be seen before it."""
         guards.refuse_if_linked(self.directory.parent, self.directory)
+        self._refuse_if_closed()
         self.check_ports()
         places.refuse_if_full(self.directory, freed or 0)
         _ = self.programs
@@ -320,6 +317,7 @@ class Embedded:
     def start(self) -> Server:
         """Make the cluster if there is none, and start the server; returns at once."""
         guards.refuse_if_linked(self.directory.parent, self.directory)
+        self._refuse_if_closed()
         state = self._process()
         if state and (state.port, state.address) != (self._port, self.settings.bind_address):
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
@@ -340,7 +338,7 @@ class Embedded:
         elif self.account and self.directory.stat().st_uid != self.account.uid:
             self._way(self.directory)
             rights.give(self.directory, self.account)
-        made_by = (self.directory / "PG_VERSION").read_text().strip()
+        made_by = self._text(places.VERSION).strip()
         if not made_by:
             raise self._no_cluster()
         if made_by != str(MAJOR):
@@ -399,7 +397,13 @@ class Embedded:
             raise StackError(f"{self.directory} is not a directory. Look at it, remove it, then type `invoke up`.")
         if self.directory.exists() and any(self.directory.iterdir()):
             raise self._no_cluster()
-        scratch = Path(tempfile.mkdtemp(prefix=f".new-embedded-{os.getpid()}-", dir=self.directory.parent))
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix=f".new-embedded-{os.getpid()}-", dir=self.directory.parent))
+        except OSError as error:
+            raise StackError(
+                f"{self.directory.parent} cannot be written: {error.strerror}. Nothing was changed.",
+                cure="Type `invoke doctor`.",
+            ) from None
         fresh = scratch / "embedded"
         try:
             way = self._way(scratch)
@@ -433,6 +437,26 @@ class Embedded:
         fresh.rename(self.directory)
         scratch.rmdir()
 
+    def _refuse_if_closed(self) -> None:
+        """Raise Refused when this user may not use the cluster's directory."""
+        if not self.directory.is_dir() or os.access(self.directory, os.R_OK | os.W_OK | os.X_OK):
+            return
+        place, mine = shlex.quote(str(self.directory)), self.directory.stat().st_uid == os.geteuid()
+        why, cure = "another user's", f"sudo chown -R $USER {place}"
+        if mine:
+            why, cure = "not open to you", f"chmod 700 {place}"
+        raise Refused(f"{self.directory} is {why}. Nothing was done.", cure=f"Type `{cure}`, then the command again.")
+
+    def _text(self, name: str) -> str:
+        """Return a text file of the cluster, empty when there is none. Raises StackError when it cannot be read."""
+        try:
+            return self.read(name).get(name, "")
+        except OSError as error:
+            raise StackError(
+                f"{error.filename} cannot be read: {error.strerror}. Nothing was started.",
+                cure=f"Type `chmod u+rw {shlex.quote(str(error.filename))}` if it is yours, then `invoke up`.",
+            ) from None
+
     def _way(self, data: Path) -> rights.Way:
         return rights.way(self.account, data, self.programs.resolve())
 
@@ -457,7 +481,7 @@ class Embedded:
 
     def _admit(self) -> None:
         """Let in who comes to the address that the server listens on, unless pg_hba.conf says something of it."""
-        rules = self.read("pg_hba.conf").get("pg_hba.conf")  # the server says so itself when it is not there
+        rules = self._text("pg_hba.conf")  # the server says so itself when it is not there
         if rules and not _speaks_of(self.settings.bind_address, rules):
             self.append("pg_hba.conf", ADMIT)
             say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{ADMIT}` now.")
@@ -469,7 +493,8 @@ class Embedded:
         self._make_socket_directory()
         self._clear_stale_lock()
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
-            self.log.replace(self.log.with_suffix(".log.1"))
+            with contextlib.suppress(OSError):  # then it goes on growing
+                self.log.replace(self.log.with_suffix(".log.1"))
         self._began = self.log.stat().st_size if self.log.exists() else 0
         way = self.way(ask=False)
         if not self.account:

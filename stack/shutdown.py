@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stack import places
 from stack.process import StackError
 from stack.talk import say
 
@@ -178,20 +179,12 @@ def _told(pid: int) -> Iterator[None]:
 
 def _crash(log: Path, before: int) -> str:
     """Return the line in which a server tells of its crash, in what it has logged after `before` bytes."""
-    try:
-        with log.open("rb") as file:
-            file.seek(before)
-            found = _CRASH.search(file.read(1_000_000).decode(errors="replace"))
-    except OSError:
-        return ""
+    found = _CRASH.search(places.logged(log, before))
     return found[0].strip() if found else ""
 
 
 def _last(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError:
-        return " "
+    lines = places.logged(log).splitlines()
     return f" It last said:\n    {lines[-1]}\n" if lines else " "
 
 

@@ -149,6 +149,38 @@ def test_data_of_another_major_version_is_left_alone(engine: Embedded) -> None:
     assert [path.name for path in engine.directory.iterdir()] == ["PG_VERSION"]
 
 
+def test_a_log_that_cannot_be_moved_goes_on_growing(engine: Embedded) -> None:
+    engine.start().finish()
+    engine.stop()
+    (engine.directory / "server.log.1" / "mine").mkdir(parents=True)
+    os.truncate(engine.log, 10_000_001)
+    engine.start().finish()
+    assert engine.log.stat().st_size >= 10_000_001
+
+
+def test_a_version_that_is_no_text_is_told_as_another(engine: Embedded) -> None:
+    engine.directory.mkdir()
+    (engine.directory / "PG_VERSION").write_bytes(b"\xff\n")
+    with pytest.raises(StackError, match="Nothing was changed"):
+        engine.start()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+@pytest.mark.parametrize("closed", ["data", "data/embedded", "data/embedded/pg_hba.conf"])
+def test_what_this_user_may_not_use_is_named_with_a_cure(engine: Embedded, closed: str) -> None:
+    if closed != "data":
+        engine.start().finish()
+        engine.stop()
+    path = engine.root / closed
+    mode = path.stat().st_mode
+    path.chmod(0o500 if closed == "data" else 0)
+    with pytest.raises(StackError) as refused:
+        engine.start().finish()
+    path.chmod(mode)
+    assert str(path) in str(refused.value)
+    assert "Type `" in str(refused.value)
+
+
 def test_a_directory_that_is_no_cluster_is_left_alone(engine: Embedded) -> None:
     engine.directory.mkdir()
     (engine.directory / "precious").touch()

@@ -174,6 +174,28 @@ def test_a_link_in_place_of_the_log_writes_nothing_of_roots(engine: Embedded, ou
     assert target.read_text() == "untouched"
 
 
+@pytest.mark.parametrize("what", ["directory", "pipe", "link"])
+def test_what_lies_in_place_of_the_log_is_not_read_and_the_cure_works(programs: Path, outside: Path, what: str) -> None:
+    secret = outside / "root's"
+    secret.write_text("secret")
+    with embedded(programs, outside) as engine:
+        up(engine)
+        engine.log.unlink()
+        if what == "directory":
+            engine.log.mkdir()
+        elif what == "pipe":
+            os.mkfifo(engine.log)
+        else:
+            engine.log.symlink_to(secret)
+        assert engine.last_words("postgres") == ""
+        engine.stop()
+        if what != "pipe":
+            with pytest.raises(StackError, match=r"server\.log") as refused:
+                up(engine)
+            subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
+            up(engine)
+
+
 @pytest.mark.parametrize("what", ["link", "name", "pipe"])
 def test_what_the_server_puts_in_place_of_a_text_gets_nothing_of_roots(
     programs: Path, outside: Path, what: str

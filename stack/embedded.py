@@ -312,7 +312,7 @@ class Embedded:
         self._refuse_if_closed()
         self.check_ports()
         places.refuse_if_full(self.directory, freed or 0)
-        _ = self.programs
+        self._way(self.directory if self.directory.is_dir() else self.directory.parent)
 
     def start(self) -> Server:
         """Make the cluster if there is none, and start the server; returns at once."""

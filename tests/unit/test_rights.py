@@ -379,6 +379,22 @@ def test_where_nothing_can_be_mounted_a_closed_checkout_is_refused_and_the_cure_
     succeed(copy, "up", through=WITHOUT_MOUNTS)
 
 
+def test_a_reset_that_could_not_start_again_deletes_nothing(copy: Path, outside: Path) -> None:
+    succeed(copy, "up", through=WITHOUT_MOUNTS)
+    succeed(copy, "psql", "-c", "CREATE TABLE kept AS SELECT 42 AS n", through=WITHOUT_MOUNTS)
+    succeed(copy, "down", through=WITHOUT_MOUNTS)
+    closed = outside / "closed"
+    closed.mkdir(mode=0o700)
+    copy.rename(closed / "checkout")
+    refused = invoke(closed / "checkout", "reset", "--yes", through=WITHOUT_MOUNTS)
+    assert refused.returncode == 1
+    assert f"may not enter {closed}" in refused.stderr
+    (closed / "checkout").rename(copy)
+    succeed(copy, "up", through=WITHOUT_MOUNTS)
+    assert "42" in succeed(copy, "psql", "-c", "SELECT n FROM kept", through=WITHOUT_MOUNTS)
+    succeed(copy, "down", through=WITHOUT_MOUNTS)
+
+
 def test_where_root_may_become_nobody_it_says_so(copy: Path) -> None:
     refused = invoke(copy, "up", through=WITHOUT_USERS)
     assert refused.returncode == 1

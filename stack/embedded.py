@@ -270,9 +270,12 @@ class Embedded:
         return {}
 
     def holders(self, path: Path) -> list[guards.Holder]:
-        """Return nobody: only the own server uses the directory, and it is stopped before a wipe."""
-        del path
-        return []
+        """Return the server of a container, or of somebody else, that is at work on a directory.
+
+        The own one, and what is left of it, is not told: it is stopped before a wipe, and waited for before a start.
+        """
+        found = None if self._process() else guards.server(path)
+        return [found] if found and not shutdown.remains(path) else []
 
     def check_seen(self, services: list[Service]) -> None:
         """Do nothing: the server runs here."""
@@ -310,6 +313,7 @@ class Embedded:
         """Raise StackError for what would fail a start and can be seen before it."""
         guards.refuse_if_linked(self.directory.parent, self.directory)
         self._refuse_if_closed()
+        self._refuse_if_held()
         self.check_ports()
         places.refuse_if_full(self.directory, freed or 0)
         self._way(self.directory if self.directory.is_dir() else self.directory.parent)
@@ -331,6 +335,7 @@ class Embedded:
                 say(str(ports.taken(why, runs=True)))
             self._admit()
             return Server(self)
+        self._refuse_if_held()
         self.check_ports()
         places.refuse_if_full(self.directory)
         if not (self.directory / "PG_VERSION").exists():
@@ -446,6 +451,15 @@ class Embedded:
         if mine:
             why, cure = "not open to you", f"chmod 700 {place}"
         raise Refused(f"{self.directory} is {why}. Nothing was done.", cure=f"Type `{cure}`, then the command again.")
+
+    def _refuse_if_held(self) -> None:
+        """Raise Refused when a server that is not ours is at work on the cluster."""
+        for holder in self.holders(self.directory):
+            raise Refused(
+                f"{self.directory} is in use by {holder.who}, and a second server on the same data would destroy it."
+                " Nothing was started.",
+                cure=f"Type `{holder.stop}`, then `invoke up`.",
+            )
 
     def _text(self, name: str) -> str:
         """Return a text file of the cluster, empty when there is none. Raises StackError when it cannot be read."""

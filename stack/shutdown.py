@@ -191,7 +191,7 @@ def _last(log: Path) -> str:
 def _belongs(process: Process, directory: Path) -> bool:
     """Return whether a process of PostgreSQL's has a directory as its own, or had it before it was deleted or moved.
 
-    The same path may be another directory in a container, whose processes are seen here.
+    A container's server is not ours to end, though its processes are seen here and the directory may be the same.
     """
     try:
         here = _place(process).stat()
@@ -199,10 +199,10 @@ def _belongs(process: Process, directory: Path) -> bool:
         return _is_server(process, directory) or Path(process.cwd()) == directory
     except PermissionError:  # another user's, or root is in a container
         return os.geteuid() == 0 and _is_server(process, directory)
-    if directory.exists() and os.path.samestat(here, directory.stat()):
-        return True
     if not Path(f"/proc/{process.pid}/ns/pid").samefile("/proc/self/ns/pid"):
         return False
+    if directory.exists() and os.path.samestat(here, directory.stat()):
+        return True
     return _is_server(process, directory) or (here.st_nlink == 0 and Path(process.cwd()) == directory)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import ready, refusals, rights, settings
+from stack import ready, refusals, rights, settings, wipe
 from stack.embedded import Embedded
-from stack.process import StackError, environment
+from stack.process import Refused, StackError, environment
 from tests.ports import own_port
 from tests.unit.conftest import embedded
 
@@ -227,6 +227,24 @@ def test_a_lost_version_is_no_way_to_what_only_root_may_read(programs: Path, out
         assert not (engine.directory / "PG_VERSION").exists()
         secret.write_text("17\n")  # as in a file that is there
         assert refusals.lost_text(engine)["PG_VERSION"] == "17"
+
+
+def test_a_server_in_a_container_is_neither_joined_nor_ended(programs: Path, outside: Path) -> None:
+    with embedded(programs, outside) as engine:
+        up(engine)
+        engine.stop()
+        way = engine.way()
+        apart = ["unshare", "--pid", "--fork", *way.prefix, *engine.server()]
+        with subprocess.Popen(apart, env=environment(way.env), stderr=subprocess.DEVNULL, **way.rights) as container:
+            eventually(lambda: "ready" in engine.read("postmaster.pid").get("postmaster.pid", ""))
+            with pytest.raises(Refused, match=r"is in use by the process .* would destroy it") as refused:
+                engine.start()
+            with pytest.raises(Refused, match="is in use by the process"):
+                wipe.losses(engine)
+            engine.stop()
+            assert container.poll() is None
+            subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
+        up(engine)
 
 
 def former_data(engine: Embedded) -> None:

@@ -141,7 +141,8 @@ def _beside(folder: Path) -> Iterator[tuple[IO[bytes], Callable[[], Path]]]:
     with ExitStack() as stack:
 
         def name() -> Path:
-            return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".new-")), "file")
+            made = tempfile.TemporaryDirectory(dir=folder, prefix=f".new-file-{os.getpid()}-")  # `wipe` spares it so
+            return Path(stack.enter_context(made), "file")
 
         def link() -> Path:
             path = name()

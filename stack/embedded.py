@@ -32,8 +32,6 @@ STOP_PATIENCE = 60.0
 """Seconds that a fast shutdown may take; the container's stop_grace_period."""
 PATIENCE = 5.0
 """Seconds in which the sessions of a server that was killed have noticed it."""
-ADMIT = "host all all all scram-sha-256"
-"""The line of pg_hba.conf that the image writes too: who can reach the server is decided by what it listens on."""
 
 
 class Embedded:
@@ -41,7 +39,7 @@ class Embedded:
 
     name = "embedded"
     texts: Mapping[str, str] = MappingProxyType(  # all that the first needs to say stands on the command line
-        {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{ADMIT}"}
+        {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{places.ADMIT}"}
     )
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
@@ -292,11 +290,11 @@ class Embedded:
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return the last lines of the server's log."""
         del service
-        return "\n".join(places.logged(self.log).splitlines()[-lines:])
+        return "\n".join(shutdown.logged(self.log).splitlines()[-lines:])
 
     def first_words(self) -> str:
         """Return what the server that this process has started has said."""
-        return places.logged(self.log, self._began).strip()
+        return shutdown.logged(self.log, self._began).strip()
 
     # -- what changes something ---------------------------------------------------------------------------
 
@@ -425,7 +423,7 @@ class Embedded:
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
             raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
-        _append(fresh / "pg_hba.conf", ADMIT)
+        _append(fresh / "pg_hba.conf", places.ADMIT)
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
             single = [*way.prefix, str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"]
@@ -497,8 +495,8 @@ class Embedded:
         """Let in who comes to the address that the server listens on, unless pg_hba.conf says something of it."""
         rules = self._text("pg_hba.conf")  # the server says so itself when it is not there
         if rules and not _speaks_of(self.settings.bind_address, rules):
-            self.append("pg_hba.conf", ADMIT)
-            say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{ADMIT}` now.")
+            self.append("pg_hba.conf", places.ADMIT)
+            say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{places.ADMIT}` now.")
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +27,9 @@ ONE_DATABASE = (
     "A dump holds one database: others, roles and snapshots go with `reset-data`, which says how big it is; move the"
     " directory aside instead to keep them."
 )
+ADMIT = "host all all all scram-sha-256"
+"""The line that lets clients in, which the image too adds to pg_hba.conf last, before it makes the database: who can
+reach the server is decided by what it listens on."""
 LARGE_OBJECTS = "2613"
 """The file of a database that holds its large objects; empty in a new one."""
 
@@ -100,22 +102,6 @@ def identifier(directory: Path) -> int:
             return int.from_bytes(control.read(8), sys.byteorder)
     except OSError as error:
         raise StackError(f"{error.filename} cannot be read: {error.strerror}.", cure="Type `invoke doctor`.") from None
-
-
-def logged(log: Path, begin: int = 0) -> str:
-    """Return what a server's log says from a byte on; nothing when it cannot be read, or is no file.
-
-    Root follows no link that the server may have put in its place.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW * (os.geteuid() == 0)
-    try:
-        with open(os.open(log, flags), "rb") as file:  # noqa: PTH123 - as it was opened
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ""
-            file.seek(begin)
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def contents(directory: Path) -> Contents:

@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stack import places
 from stack.process import StackError
 from stack.talk import say
 
@@ -138,6 +138,22 @@ def is_servers(process: Process, directory: Path) -> bool:
         return process.uids().real == directory.stat().st_uid and _is_server(process, directory)
 
 
+def logged(log: Path, begin: int = 0) -> str:
+    """Return what a server's log says from a byte on; nothing when it cannot be read, or is no file.
+
+    Root follows no link that the server may have put in its place.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW * (os.geteuid() == 0)
+    try:
+        with open(os.open(log, flags), "rb") as file:  # noqa: PTH123 - as it was opened
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            file.seek(begin)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def lives(process: Process) -> bool:
     """Return whether a process runs; one that is dead and not yet buried does not."""
     import psutil
@@ -179,12 +195,12 @@ def _told(pid: int) -> Iterator[None]:
 
 def _crash(log: Path, before: int) -> str:
     """Return the line in which a server tells of its crash, in what it has logged after `before` bytes."""
-    found = _CRASH.search(places.logged(log, before))
+    found = _CRASH.search(logged(log, before))
     return found[0].strip() if found else ""
 
 
 def _last(log: Path) -> str:
-    lines = places.logged(log).splitlines()
+    lines = logged(log).splitlines()
     return f" It last said:\n    {lines[-1]}\n" if lines else " "
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import ready, settings
+from stack import places, ready, settings
 from stack.dumps import seed
-from stack.embedded import ADMIT, SOCKET_PATH_LIMIT, Embedded, _speaks_of
+from stack.embedded import SOCKET_PATH_LIMIT, Embedded, _speaks_of
 from stack.external import External
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR, client_program, server_programs, version
@@ -218,13 +218,18 @@ def test_it_lets_in_whoever_may_reach_it(engine: Embedded) -> None:
     up(engine)
     assert ask(engine, "SELECT 1") == 1
     rules = engine.directory / "pg_hba.conf"
-    assert rules.read_text().splitlines().count(ADMIT) == 1  # as the container's
+    assert rules.read_text().splitlines().count(places.ADMIT) == 1  # as the container's
     rules.write_text("local all all trust\nhost all all ::1/128 trust\n# mine\n")  # as of a cluster from before
     ask(engine, "SELECT pg_reload_conf()")
     for _ in range(2):
         up(engine)  # while it runs
         assert ask(engine, "SELECT 1") == 1
-    assert rules.read_text().splitlines() == ["local all all trust", "host all all ::1/128 trust", "# mine", ADMIT]
+    assert rules.read_text().splitlines() == [
+        "local all all trust",
+        "host all all ::1/128 trust",
+        "# mine",
+        places.ADMIT,
+    ]
 
 
 def test_files_that_the_user_edits_wrongly_are_named_and_nothing_is_deleted(engine: Embedded) -> None:

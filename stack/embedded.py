@@ -322,6 +322,8 @@ class Embedded:
         self._refuse_if_closed()
         state = self._process()
         if state and (state.port, state.address) != (self._port, self.settings.bind_address):
+            if state.port != self._port and (why := ports.why_not_free(self.settings.bind_address, self._port)):
+                raise ports.taken(why)  # and it goes on where it is
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
             self.stop()
         elif state and state.uid == 0 and self.account:

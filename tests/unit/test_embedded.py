@@ -127,6 +127,17 @@ def test_a_new_port_takes_effect_with_the_next_up(engine: Embedded) -> None:
     assert ask(engine, "SHOW port") == str(port)
 
 
+def test_a_new_port_that_is_taken_does_not_stop_what_runs(engine: Embedded) -> None:
+    up(engine)
+    before = pid(engine)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        engine.settings = replace(engine.settings, ports={**engine.settings.ports, "POSTGRES_PORT": port})
+        with pytest.raises(StackError, match=f"Port {port} is taken"):
+            engine.start()
+    assert pid(engine) == before
+
+
 def test_a_socket_whose_path_would_be_too_long_goes_elsewhere(programs: Path, engine: Embedded) -> None:
     root = engine.root / ("long " * 20) / "žluť"
     (root / "data").mkdir(parents=True)

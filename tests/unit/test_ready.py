@@ -328,3 +328,15 @@ def test_two_logins_at_once_both_do_without_the_shells_variables(monkeypatch: py
         each.join()
     assert seen == [None] * 6
     assert os.environ["PGSERVICE"] == "elsewhere"
+
+
+def test_a_look_that_saw_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        info: ClassVar[Any] = type("Info", (), {"host": "h", "port": 1, "parameter_status": lambda *_: "9.5"})()
+
+        def execute(self, query: str) -> list[object]:
+            return []
+
+    monkeypatch.setattr(ready, "_system_identifier", lambda _: 0)
+    with pytest.raises(ready.Stranger):
+        ready.prove(Session(), lambda: 0, lambda: 7)  # type: ignore[arg-type]

@@ -44,14 +44,17 @@ def stop(pid: int, log: Path, patience: float) -> bool:
         server.send_signal(signal.SIGINT)  # what pg_ctl calls a fast stop
     except psutil.NoSuchProcess:
         return True
-    deadline = time.monotonic() + patience
+    deadline, why = time.monotonic() + patience, ""
     with _told(pid):
-        while lives(server):
+        while not why and lives(server):
             if crash := _crash(log, before):
-                return at_once([server], f"The server crashed while it was stopping. It said:\n    {crash}\n")
-            if time.monotonic() > deadline:
-                return at_once([server], f"The server has not stopped within {patience:g} s.{_last(log)}")
-            time.sleep(0.02)
+                why = f"The server crashed while it was stopping. It said:\n    {crash}\n"
+            elif time.monotonic() > deadline:
+                why = f"The server has not stopped within {patience:g} s.{_last(log)}"
+            else:
+                time.sleep(0.02)
+    if why:
+        return at_once([server], why)
     if crash := _crash(log, before):
         say(f"The server crashed while it was stopping. It said:\n    {crash}\n{_RECOVERS}")
     return not crash

@@ -550,7 +550,7 @@ class Docker:
                 )
             return
         with contextlib.suppress(OSError):  # on Linux it is the container's user's; its log tells the same
-            made_by = (data / "PG_VERSION").read_text().strip()
+            made_by = (data / "PG_VERSION").read_text(errors="replace").strip()
             if made_by and made_by != str(MAJOR) and (runs := self.major()) and made_by != str(runs):
                 why, cure = places.other_major(made_by, str(runs))
                 raise StackError(f"{data} cannot be used: {why}. Nothing was started.", cure=cure)

@@ -416,9 +416,9 @@ def _unfinished(case: Case, why: str) -> Finding:
     begin = places.start_over(home, held)
     if users and why == NOBODY:
         message = f"{why}; {home} holds {held or 'what cannot be seen from here'}, and nothing of it is lost."
-        cure = f"Type `invoke doctor --fix`, which gives it the line `{refusals.ADMIT}`."
+        cure = f"Type `invoke doctor --fix`, which gives it the line `{places.ADMIT}`."
         cure += "" if not held or held.files else f" If its first start was interrupted: {begin}"
-        return failed(message, cure, lambda: case.engine.append("pg_hba.conf", refusals.ADMIT))
+        return failed(message, cure, lambda: case.engine.append("pg_hba.conf", places.ADMIT))
     if users and (lost := refusals.lost_text(case.engine)):
         return failed(
             f"{' and '.join(sorted(lost))} {'is' if len(lost) == 1 else 'are'} missing; {home} holds"

@@ -32,8 +32,6 @@ STOP_PATIENCE = 60.0
 """Seconds that a fast shutdown may take; the container's stop_grace_period."""
 PATIENCE = 5.0
 """Seconds in which the sessions of a server that was killed have noticed it."""
-ADMIT = "host all all all scram-sha-256"
-"""The line of pg_hba.conf that the image writes too: who can reach the server is decided by what it listens on."""
 
 
 class Embedded:
@@ -41,7 +39,7 @@ class Embedded:
 
     name = "embedded"
     texts: Mapping[str, str] = MappingProxyType(  # all that the first needs to say stands on the command line
-        {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{ADMIT}"}
+        {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{places.ADMIT}"}
     )
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
@@ -87,6 +85,7 @@ class Embedded:
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the server's log."""
         _only_postgres(service)
+        self._refuse_if_closed()
         if not self.log.exists():
             raise StackError("There is no log: the server was never started here. Type `invoke up`.")
         return ["tail", "-n", "+1" if tail == "all" else tail, *["-F"] * follow, str(self.log)]
@@ -177,19 +176,7 @@ class Embedded:
 
     def append(self, name: str, text: str) -> None:
         """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
-        # The server may have put a link in the file's place, and root would write to where that leads.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        try:
-            number = os.open(self.directory / name, flags, 0o600)
-        except OSError as error:
-            raise StackError(
-                f"{self.directory / name} could not be written: {error.strerror}.", cure="Look at what is there."
-            ) from None
-        with open(number, "a", encoding="utf-8") as file:  # noqa: PTH123 - as it was opened
-            owner = self.directory.stat()
-            if os.fstat(file.fileno()).st_uid != owner.st_uid:
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            file.write(f"{text}\n")
+        _append(self.directory / name, text)
         if state := self._process():
             os.kill(state.pid, signal.SIGHUP)
 
@@ -281,9 +268,12 @@ class Embedded:
         return {}
 
     def holders(self, path: Path) -> list[guards.Holder]:
-        """Return nobody: only the own server uses the directory, and it is stopped before a wipe."""
-        del path
-        return []
+        """Return the server of a container, or of somebody else, that is at work on a directory.
+
+        The own one, and what is left of it, is not told: it is stopped before a wipe, and waited for before a start.
+        """
+        found = None if self._process() else guards.server(path)
+        return [found] if found and not shutdown.remains(path) else []
 
     def check_seen(self, services: list[Service]) -> None:
         """Do nothing: the server runs here."""
@@ -300,16 +290,11 @@ class Embedded:
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return the last lines of the server's log."""
         del service
-        try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        except FileNotFoundError:
-            return ""
+        return "\n".join(shutdown.logged(self.log).splitlines()[-lines:])
 
     def first_words(self) -> str:
         """Return what the server that this process has started has said."""
-        with self.log.open("rb") as log:
-            log.seek(self._began)
-            return log.read().decode(errors="replace").strip()
+        return shutdown.logged(self.log, self._began).strip()
 
     # -- what changes something ---------------------------------------------------------------------------
 
@@ -325,15 +310,20 @@ class Embedded:
     def check_start(self, freed: int | None = None) -> None:
         """Raise StackError for what would fail a start and can be seen before it."""
         guards.refuse_if_linked(self.directory.parent, self.directory)
+        self._refuse_if_closed()
+        self._refuse_if_held()
         self.check_ports()
         places.refuse_if_full(self.directory, freed or 0)
-        _ = self.programs
+        self._way(self.directory if self.directory.is_dir() else self.directory.parent)
 
     def start(self) -> Server:
         """Make the cluster if there is none, and start the server; returns at once."""
         guards.refuse_if_linked(self.directory.parent, self.directory)
+        self._refuse_if_closed()
         state = self._process()
         if state and (state.port, state.address) != (self._port, self.settings.bind_address):
+            if state.port != self._port and (why := ports.why_not_free(self.settings.bind_address, self._port)):
+                raise ports.taken(why)  # and it goes on where it is
             say(f"The server listens on {state.address}:{state.port}; starting it again with the settings of today.")
             self.stop()
         elif state and state.uid == 0 and self.account:
@@ -345,6 +335,7 @@ class Embedded:
                 say(str(ports.taken(why, runs=True)))
             self._admit()
             return Server(self)
+        self._refuse_if_held()
         self.check_ports()
         places.refuse_if_full(self.directory)
         if not (self.directory / "PG_VERSION").exists():
@@ -352,7 +343,7 @@ class Embedded:
         elif self.account and self.directory.stat().st_uid != self.account.uid:
             self._way(self.directory)
             rights.give(self.directory, self.account)
-        made_by = (self.directory / "PG_VERSION").read_text().strip()
+        made_by = self._text(places.VERSION).strip()
         if not made_by:
             raise self._no_cluster()
         if made_by != str(MAJOR):
@@ -411,7 +402,13 @@ class Embedded:
             raise StackError(f"{self.directory} is not a directory. Look at it, remove it, then type `invoke up`.")
         if self.directory.exists() and any(self.directory.iterdir()):
             raise self._no_cluster()
-        scratch = Path(tempfile.mkdtemp(prefix=f".new-embedded-{os.getpid()}-", dir=self.directory.parent))
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix=f".new-embedded-{os.getpid()}-", dir=self.directory.parent))
+        except OSError as error:
+            raise StackError(
+                f"{self.directory.parent} cannot be written: {error.strerror}. Nothing was changed.",
+                cure="Type `invoke doctor`.",
+            ) from None
         fresh = scratch / "embedded"
         try:
             way = self._way(scratch)
@@ -428,8 +425,7 @@ class Embedded:
         if made.returncode:
             said = made.stderr.strip() or made.stdout.strip()
             raise StackError(f"The cluster was not made; nothing was changed. {_hint(said)}initdb said:\n{said}")
-        with (fresh / "pg_hba.conf").open("a") as rules:
-            rules.write(f"{ADMIT}\n")
+        _append(fresh / "pg_hba.conf", places.ADMIT)
         if self.settings.database != "postgres":
             # A server without a port and a socket: nobody can come in before the database is there.
             single = [*way.prefix, str(self.programs / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"]
@@ -445,6 +441,35 @@ class Embedded:
             self.directory.rmdir()
         fresh.rename(self.directory)
         scratch.rmdir()
+
+    def _refuse_if_closed(self) -> None:
+        """Raise Refused when this user may not use the cluster's directory."""
+        if not self.directory.is_dir() or os.access(self.directory, os.R_OK | os.W_OK | os.X_OK):
+            return
+        place, mine = shlex.quote(str(self.directory)), self.directory.stat().st_uid == os.geteuid()
+        why, cure = "another user's", f"sudo chown -R $USER {place}"
+        if mine:
+            why, cure = "not open to you", f"chmod 700 {place}"
+        raise Refused(f"{self.directory} is {why}. Nothing was done.", cure=f"Type `{cure}`, then the command again.")
+
+    def _refuse_if_held(self) -> None:
+        """Raise Refused when a server that is not ours is at work on the cluster."""
+        for holder in self.holders(self.directory):
+            raise Refused(
+                f"{self.directory} is in use by {holder.who}, and a second server on the same data would destroy it."
+                " Nothing was started.",
+                cure=f"Type `{holder.stop}`, then `invoke up`.",
+            )
+
+    def _text(self, name: str) -> str:
+        """Return a text file of the cluster, empty when there is none. Raises StackError when it cannot be read."""
+        try:
+            return self.read(name).get(name, "")
+        except OSError as error:
+            raise StackError(
+                f"{error.filename} cannot be read: {error.strerror}. Nothing was started.",
+                cure=f"Type `chmod u+rw {shlex.quote(str(error.filename))}` if it is yours, then `invoke up`.",
+            ) from None
 
     def _way(self, data: Path) -> rights.Way:
         return rights.way(self.account, data, self.programs.resolve())
@@ -470,10 +495,10 @@ class Embedded:
 
     def _admit(self) -> None:
         """Let in who comes to the address that the server listens on, unless pg_hba.conf says something of it."""
-        rules = self.read("pg_hba.conf").get("pg_hba.conf")  # the server says so itself when it is not there
+        rules = self._text("pg_hba.conf")  # the server says so itself when it is not there
         if rules and not _speaks_of(self.settings.bind_address, rules):
-            self.append("pg_hba.conf", ADMIT)
-            say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{ADMIT}` now.")
+            self.append("pg_hba.conf", places.ADMIT)
+            say(f"pg_hba.conf had no line for {self.settings.bind_address}; it has `{places.ADMIT}` now.")
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server's process."""
@@ -482,7 +507,8 @@ class Embedded:
         self._make_socket_directory()
         self._clear_stale_lock()
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
-            self.log.replace(self.log.with_suffix(".log.1"))
+            with contextlib.suppress(OSError):  # then it goes on growing
+                self.log.replace(self.log.with_suffix(".log.1"))
         self._began = self.log.stat().st_size if self.log.exists() else 0
         way = self.way(ask=False)
         if not self.account:
@@ -613,15 +639,25 @@ class Server:
         """Leave it alone: it keeps starting, or running."""
 
 
-def as_ordinary_user(argv: list[str]) -> list[str]:
-    """Return a command line that PostgreSQL accepts from root too.
+def _append(path: Path, text: str) -> None:
+    """Add lines to a file in a server's directory, or make it of them, for the directory's owner. Raises StackError.
 
-    In a user namespace root is seen as an ordinary user, so that no account has to be made and no file given away;
-    util-linux 2.38 and newer.
+    The server may have put a link or a pipe in its place: root would write to where that leads, or wait for ever.
     """
-    if os.geteuid() != 0:
-        return argv
-    return ["unshare", "--user", "--map-user=1000", "--map-group=1000", *argv]
+    why = "it is no file of its own"
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        with open(number, "a", encoding="utf-8") as file:  # noqa: PTH123 - as it was opened
+            facts, owner = os.fstat(number), path.parent.stat()
+            anothers = facts.st_uid != owner.st_uid
+            if stat.S_ISREG(facts.st_mode) and not (anothers and facts.st_nlink > 1):
+                if anothers:
+                    os.fchown(number, owner.st_uid, owner.st_gid)
+                file.write(f"{text}\n")
+                return
+    except OSError as error:
+        why = f"{error.strerror}"
+    raise StackError(f"{path} could not be written: {why}.", cure="Look at what is there.")
 
 
 def _speaks_of(address: str, rules: str) -> bool:

@@ -141,7 +141,8 @@ def _beside(folder: Path) -> Iterator[tuple[IO[bytes], Callable[[], Path]]]:
     with ExitStack() as stack:
 
         def name() -> Path:
-            made = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".new-")))
+            prefix = f".new-file-{os.getpid()}-"  # `wipe` spares it so
+            made = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=prefix)))
             made.chmod(0o700)  # a umask may have kept its owner out
             return made / "file"
 

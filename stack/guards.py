@@ -140,5 +140,6 @@ def _by_lock_file(directory: Path) -> Holder | None:
 def _process(pid: int, command: str, container: str = "") -> Holder:
     who = f"the process {pid} (`{command[:200]}`)"
     if container:  # it might be started again
-        return Holder(f"{who} in the container {container} of another Docker than this", f"docker stop {container}")
+        where = f"in the container {container} of a Docker that this stack does not use"
+        return Holder(f"{who} {where}", f"docker stop {container}")
     return Holder(who, f"kill -INT {pid}")  # what pg_ctl calls a fast stop

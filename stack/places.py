@@ -27,6 +27,9 @@ ONE_DATABASE = (
     "A dump holds one database: others, roles and snapshots go with `reset-data`, which says how big it is; move the"
     " directory aside instead to keep them."
 )
+ADMIT = "host all all all scram-sha-256"
+"""The line that lets clients in, which the image too adds to pg_hba.conf last, before it makes the database: who can
+reach the server is decided by what it listens on."""
 LARGE_OBJECTS = "2613"
 """The file of a database that holds its large objects; empty in a new one."""
 

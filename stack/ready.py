@@ -113,7 +113,7 @@ def prove(connection: Connection[Any], quick: Callable[[], int], surely: Callabl
     """
     theirs = _system_identifier(connection)
     with suppress(StackError):
-        if quick() == theirs:
+        if theirs and quick() == theirs:  # a look that saw nothing is 0 as well
             return
     ours = surely()
     if ours != theirs:

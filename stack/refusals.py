@@ -14,8 +14,6 @@ from stack import places, ports
 from stack.engine import Engine
 from stack.process import StackError, look
 
-ADMIT = "host all all all scram-sha-256"
-"""The line that the image adds to pg_hba.conf last, before it makes the database."""
 SHOWN = 4
 """Kinds of sessions that a message names."""
 
@@ -89,7 +87,9 @@ def lost_text(engine: Engine) -> dict[str, str]:
     """Return the server's own text files that are missing, with what was in them when they were made."""
     made = f"base/1/{places.VERSION}"
     there = engine.read(*engine.texts, places.VERSION, made)
-    texts = {**engine.texts, **({places.VERSION: there[made].strip()} if there.get(made, "").strip() else {})}
+    # The server may have put a link there: nothing but a number is copied out of the place that it leads to.
+    version = re.fullmatch(r"\d+", there.get(made, "").strip())
+    texts = {**engine.texts, **({places.VERSION: version[0]} if version else {})}
     return {name: text for name, text in texts.items() if is_lost(name, there)} if there else {}
 
 
@@ -139,7 +139,7 @@ def _broken(engine: Engine, said: re.Match[str]) -> Words:
 
 def _nobody_let_in(engine: Engine, _said: re.Match[str]) -> Words:
     directory, held = place(engine), engine.contents()
-    line = f"Type `invoke doctor --fix`, which gives pg_hba.conf the line `{ADMIT}`."
+    line = f"Type `invoke doctor --fix`, which gives pg_hba.conf the line `{places.ADMIT}`."
     if held and not held.files and not held.complete:
         return "its first start was interrupted before it could let anybody in", places.start_over(directory, held)
     if held and not held.files:
@@ -154,8 +154,8 @@ def _nobody_let_in(engine: Engine, _said: re.Match[str]) -> Words:
 def _turned_away(engine: Engine, _said: re.Match[str]) -> Words:
     return (
         "a line of its pg_hba.conf turns this machine away",
-        f"Take the line with `reject` out of {place(engine) / 'pg_hba.conf'}, or put `{ADMIT}` above it; then type"
-        " `invoke restart postgres`.",
+        f"Take the line with `reject` out of {place(engine) / 'pg_hba.conf'}, or put `{places.ADMIT}` above it; then"
+        " type `invoke restart postgres`.",
     )
 
 

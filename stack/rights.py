@@ -102,7 +102,10 @@ def way(
             )
     if said:
         mine = " ".join(shlex.quote(str(place)) for place in wanted)
-        cure = f"chown {chosen.name} {shlex.quote(str(log))}" if log and str(log) in said else f"chmod -R a+rX {mine}"
+        cure = f"chmod -R a+rX {mine}"
+        if log and str(log) in said:
+            place, plain = shlex.quote(str(log)), log.is_file() and not log.is_symlink()
+            cure = f"chown {chosen.name} {place}" if plain else f"mv {place} {shlex.quote(f'{log}.former')}"
         raise StackError(
             f"The server runs as the account {chosen.name}, which may not use what it needs: {said}.",
             cure=f"Type `{cure}`, then the command again.",

@@ -136,7 +136,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         raise Refused(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
         raise Refused(
-            f"{path} cannot be read: {error.strerror}. Mend that, or `invoke init` writes a new one."
+            f"{path} cannot be read: {error.strerror}. Mend that, or move it away; then `invoke init` writes a new one."
         ) from None
     problems = refusals(text)
     if problems:

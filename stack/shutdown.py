@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,14 +44,17 @@ def stop(pid: int, log: Path, patience: float) -> bool:
         server.send_signal(signal.SIGINT)  # what pg_ctl calls a fast stop
     except psutil.NoSuchProcess:
         return True
-    deadline = time.monotonic() + patience
+    deadline, why = time.monotonic() + patience, ""
     with _told(pid):
-        while lives(server):
+        while not why and lives(server):
             if crash := _crash(log, before):
-                return at_once([server], f"The server crashed while it was stopping. It said:\n    {crash}\n")
-            if time.monotonic() > deadline:
-                return at_once([server], f"The server has not stopped within {patience:g} s.{_last(log)}")
-            time.sleep(0.02)
+                why = f"The server crashed while it was stopping. It said:\n    {crash}\n"
+            elif time.monotonic() > deadline:
+                why = f"The server has not stopped within {patience:g} s.{_last(log)}"
+            else:
+                time.sleep(0.02)
+    if why:
+        return at_once([server], why)
     if crash := _crash(log, before):
         say(f"The server crashed while it was stopping. It said:\n    {crash}\n{_RECOVERS}")
     return not crash
@@ -137,6 +141,22 @@ def is_servers(process: Process, directory: Path) -> bool:
         return process.uids().real == directory.stat().st_uid and _is_server(process, directory)
 
 
+def logged(log: Path, begin: int = 0) -> str:
+    """Return what a server's log says from a byte on; nothing when it cannot be read, or is no file.
+
+    Root follows no link that the server may have put in its place.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW * (os.geteuid() == 0)
+    try:
+        with open(os.open(log, flags), "rb") as file:  # noqa: PTH123 - as it was opened
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            file.seek(begin)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def lives(process: Process) -> bool:
     """Return whether a process runs; one that is dead and not yet buried does not."""
     import psutil
@@ -178,27 +198,19 @@ def _told(pid: int) -> Iterator[None]:
 
 def _crash(log: Path, before: int) -> str:
     """Return the line in which a server tells of its crash, in what it has logged after `before` bytes."""
-    try:
-        with log.open("rb") as file:
-            file.seek(before)
-            found = _CRASH.search(file.read(1_000_000).decode(errors="replace"))
-    except OSError:
-        return ""
+    found = _CRASH.search(logged(log, before))
     return found[0].strip() if found else ""
 
 
 def _last(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except OSError:
-        return " "
+    lines = logged(log).splitlines()
     return f" It last said:\n    {lines[-1]}\n" if lines else " "
 
 
 def _belongs(process: Process, directory: Path) -> bool:
     """Return whether a process of PostgreSQL's has a directory as its own, or had it before it was deleted or moved.
 
-    The same path may be another directory in a container, whose processes are seen here.
+    A container's server is not ours to end, though its processes are seen here and the directory may be the same.
     """
     try:
         here = _place(process).stat()
@@ -206,10 +218,10 @@ def _belongs(process: Process, directory: Path) -> bool:
         return _is_server(process, directory) or Path(process.cwd()) == directory
     except PermissionError:  # another user's, or root is in a container
         return os.geteuid() == 0 and _is_server(process, directory)
-    if directory.exists() and os.path.samestat(here, directory.stat()):
-        return True
     if not Path(f"/proc/{process.pid}/ns/pid").samefile("/proc/self/ns/pid"):
         return False
+    if directory.exists() and os.path.samestat(here, directory.stat()):
+        return True
     return _is_server(process, directory) or (here.st_nlink == 0 and Path(process.cwd()) == directory)
 
 

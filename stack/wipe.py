@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
 
 def _snapshots(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(names_of(path).read_text(encoding="utf-8").splitlines())
+        return tuple(names_of(path).read_text(encoding="utf-8", errors="replace").splitlines())
     except OSError:
         return ()
 
@@ -149,7 +150,8 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
             continue
         except OSError as error:
             raise StackError(f"{path} cannot be moved aside: {error.strerror}. It was not deleted.") from None
-        names_of(path).unlink(missing_ok=True)
+        with suppress(OSError):  # what it repeats has gone
+            names_of(path).unlink()
     sweep(engine)
 
 
@@ -168,7 +170,7 @@ def sweep(engine: Engine) -> None:
 def unfinished(root: Path) -> list[Path]:
     """Return what runs that died have left in `data/`; what a living one is still making is not among it."""
     found = [path for pattern in _UNFINISHED for path in (root / "data").glob(pattern)]
-    return [path for path in found if not _in_work(path)]
+    return [path for path in found if (path.is_dir() or path.is_symlink()) and not _in_work(path)]
 
 
 def _in_work(path: Path) -> bool:
@@ -197,7 +199,7 @@ def size(engine: Engine, path: Path) -> int | None:
             total += sum(Path(directory, name).lstat().st_blocks * 512 for name in files)
     except PermissionError:
         return engine.disk_usage(path)
-    except FileNotFoundError:  # a running server removes files while we look
+    except (FileNotFoundError, NotADirectoryError):  # a running server removes files while we look; or it is a file
         return total
     return total
 

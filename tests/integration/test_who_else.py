@@ -309,7 +309,7 @@ def test_a_server_in_another_docker_is_found_by_its_process(copy: Path, daemon: 
     there = {"env": daemon.env, "through": daemon.through}
     succeed(copy, "up", **there)
     try:
-        said = fail(copy, 2, "up", saying=(f"{copy}/data/pg is in use by the process", "of another Docker"))
+        said = fail(copy, 2, "up", saying=(f"{copy}/data/pg is in use by the process", "of a Docker that"))
         fail(copy, 2, "reset-data", "--yes", saying=("the process", "docker stop"))
         assert containers(copy) == {}
         shell(typed(said), **daemon.env)

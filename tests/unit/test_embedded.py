@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import ready, settings
+from stack import places, ready, settings
 from stack.dumps import seed
-from stack.embedded import ADMIT, SOCKET_PATH_LIMIT, Embedded, _speaks_of
+from stack.embedded import SOCKET_PATH_LIMIT, Embedded, _speaks_of
 from stack.external import External
 from stack.process import Refused, StackError, look
 from stack.programs import MAJOR, client_program, server_programs, version
@@ -127,6 +127,17 @@ def test_a_new_port_takes_effect_with_the_next_up(engine: Embedded) -> None:
     assert ask(engine, "SHOW port") == str(port)
 
 
+def test_a_new_port_that_is_taken_does_not_stop_what_runs(engine: Embedded) -> None:
+    up(engine)
+    before = pid(engine)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        engine.settings = replace(engine.settings, ports={**engine.settings.ports, "POSTGRES_PORT": port})
+        with pytest.raises(StackError, match=f"Port {port} is taken"):
+            engine.start()
+    assert pid(engine) == before
+
+
 def test_a_socket_whose_path_would_be_too_long_goes_elsewhere(programs: Path, engine: Embedded) -> None:
     root = engine.root / ("long " * 20) / "žluť"
     (root / "data").mkdir(parents=True)
@@ -147,6 +158,38 @@ def test_data_of_another_major_version_is_left_alone(engine: Embedded) -> None:
     with pytest.raises(StackError, match=r"made by PostgreSQL 16.*Nothing was changed"):
         up(engine)
     assert [path.name for path in engine.directory.iterdir()] == ["PG_VERSION"]
+
+
+def test_a_log_that_cannot_be_moved_goes_on_growing(engine: Embedded) -> None:
+    engine.start().finish()
+    engine.stop()
+    (engine.directory / "server.log.1" / "mine").mkdir(parents=True)
+    os.truncate(engine.log, 10_000_001)
+    engine.start().finish()
+    assert engine.log.stat().st_size >= 10_000_001
+
+
+def test_a_version_that_is_no_text_is_told_as_another(engine: Embedded) -> None:
+    engine.directory.mkdir()
+    (engine.directory / "PG_VERSION").write_bytes(b"\xff\n")
+    with pytest.raises(StackError, match="Nothing was changed"):
+        engine.start()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+@pytest.mark.parametrize("closed", ["data", "data/embedded", "data/embedded/pg_hba.conf"])
+def test_what_this_user_may_not_use_is_named_with_a_cure(engine: Embedded, closed: str) -> None:
+    if closed != "data":
+        engine.start().finish()
+        engine.stop()
+    path = engine.root / closed
+    mode = path.stat().st_mode
+    path.chmod(0o500 if closed == "data" else 0)
+    with pytest.raises(StackError) as refused:
+        engine.start().finish()
+    path.chmod(mode)
+    assert str(path) in str(refused.value)
+    assert "Type `" in str(refused.value)
 
 
 def test_a_directory_that_is_no_cluster_is_left_alone(engine: Embedded) -> None:
@@ -186,13 +229,18 @@ def test_it_lets_in_whoever_may_reach_it(engine: Embedded) -> None:
     up(engine)
     assert ask(engine, "SELECT 1") == 1
     rules = engine.directory / "pg_hba.conf"
-    assert rules.read_text().splitlines().count(ADMIT) == 1  # as the container's
+    assert rules.read_text().splitlines().count(places.ADMIT) == 1  # as the container's
     rules.write_text("local all all trust\nhost all all ::1/128 trust\n# mine\n")  # as of a cluster from before
     ask(engine, "SELECT pg_reload_conf()")
     for _ in range(2):
         up(engine)  # while it runs
         assert ask(engine, "SELECT 1") == 1
-    assert rules.read_text().splitlines() == ["local all all trust", "host all all ::1/128 trust", "# mine", ADMIT]
+    assert rules.read_text().splitlines() == [
+        "local all all trust",
+        "host all all ::1/128 trust",
+        "# mine",
+        places.ADMIT,
+    ]
 
 
 def test_files_that_the_user_edits_wrongly_are_named_and_nothing_is_deleted(engine: Embedded) -> None:

@@ -380,3 +380,15 @@ def test_what_was_stopped_while_it_started_is_started_once_more() -> None:
     with pytest.raises(StackError, match="has ended with exit code 0"):
         ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
     assert engine.starts == 2
+
+
+def test_a_look_that_saw_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        info: ClassVar[Any] = type("Info", (), {"host": "h", "port": 1, "parameter_status": lambda *_: "9.5"})()
+
+        def execute(self, query: str) -> list[object]:
+            return []
+
+    monkeypatch.setattr(ready, "_system_identifier", lambda _: 0)
+    with pytest.raises(ready.Stranger):
+        ready.prove(Session(), lambda: 0, lambda: 7)  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import ready, rights, settings
+from stack import ready, refusals, rights, settings, wipe
 from stack.embedded import Embedded
-from stack.process import StackError, environment
+from stack.process import Refused, StackError, environment
 from tests.ports import own_port
 from tests.unit.conftest import embedded
 
@@ -174,6 +174,79 @@ def test_a_link_in_place_of_the_log_writes_nothing_of_roots(engine: Embedded, ou
     assert target.read_text() == "untouched"
 
 
+@pytest.mark.parametrize("what", ["directory", "pipe", "link"])
+def test_what_lies_in_place_of_the_log_is_not_read_and_the_cure_works(programs: Path, outside: Path, what: str) -> None:
+    secret = outside / "root's"
+    secret.write_text("secret")
+    with embedded(programs, outside) as engine:
+        up(engine)
+        engine.log.unlink()
+        if what == "directory":
+            engine.log.mkdir()
+        elif what == "pipe":
+            os.mkfifo(engine.log)
+        else:
+            engine.log.symlink_to(secret)
+        assert engine.last_words("postgres") == ""
+        engine.stop()
+        if what != "pipe":
+            with pytest.raises(StackError, match=r"server\.log") as refused:
+                up(engine)
+            subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
+            up(engine)
+
+
+@pytest.mark.parametrize("what", ["link", "name", "pipe"])
+def test_what_the_server_puts_in_place_of_a_text_gets_nothing_of_roots(
+    programs: Path, outside: Path, what: str
+) -> None:
+    target = outside / "root's"
+    target.write_text("untouched")
+    with embedded(programs, outside) as engine:
+        engine.directory.mkdir()
+        os.chown(engine.directory, 65534, 65534)
+        text = engine.directory / "pg_hba.conf"
+        if what == "pipe":
+            os.mkfifo(text)
+        else:
+            (text.symlink_to if what == "link" else text.hardlink_to)(target)
+        with pytest.raises(StackError, match=r"pg_hba\.conf could not be written"):
+            engine.append("pg_hba.conf", "host all all all scram-sha-256")
+        text.unlink()
+    assert (target.read_text(), target.stat().st_uid) == ("untouched", 0)
+
+
+def test_a_lost_version_is_no_way_to_what_only_root_may_read(programs: Path, outside: Path) -> None:
+    secret = outside / "root's"
+    secret.write_text("secret")
+    with embedded(programs, outside) as engine:
+        (engine.directory / "base" / "1").mkdir(parents=True)
+        (engine.directory / "base" / "1" / "PG_VERSION").symlink_to(secret)
+        assert "PG_VERSION" not in refusals.lost_text(engine)
+        refusals.write_lost_text(engine)
+        assert not (engine.directory / "PG_VERSION").exists()
+        secret.write_text("17\n")  # as in a file that is there
+        assert refusals.lost_text(engine)["PG_VERSION"] == "17"
+
+
+def test_a_server_in_a_container_is_neither_joined_nor_ended(programs: Path, outside: Path) -> None:
+    with embedded(programs, outside) as engine:
+        up(engine)
+        engine.stop()
+        way = engine.way()
+        apart = ["unshare", "--pid", "--fork", *way.prefix, *engine.server()]
+        with subprocess.Popen(apart, env=environment(way.env), stderr=subprocess.DEVNULL, **way.rights) as container:
+            eventually(lambda: "ready" in engine.read("postmaster.pid").get("postmaster.pid", ""))
+            with pytest.raises(Refused, match=r"is in use by the process .* would destroy it") as refused:
+                engine.start()
+            with pytest.raises(Refused, match="is in use by the process"):
+                wipe.losses(engine)
+            engine.stop()
+            assert container.poll() is None
+            subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
+        up(engine)
+
+
 def former_data(engine: Embedded) -> None:
     """Make a cluster as root, as this stack once did."""
     password = engine.root / "password"
@@ -322,6 +395,22 @@ def test_where_nothing_can_be_mounted_a_closed_checkout_is_refused_and_the_cure_
     assert not (closed / "checkout" / "data" / "embedded").exists()
     (closed / "checkout").rename(copy)
     succeed(copy, "up", through=WITHOUT_MOUNTS)
+
+
+def test_a_reset_that_could_not_start_again_deletes_nothing(copy: Path, outside: Path) -> None:
+    succeed(copy, "up", through=WITHOUT_MOUNTS)
+    succeed(copy, "psql", "-c", "CREATE TABLE kept AS SELECT 42 AS n", through=WITHOUT_MOUNTS)
+    succeed(copy, "down", through=WITHOUT_MOUNTS)
+    closed = outside / "closed"
+    closed.mkdir(mode=0o700)
+    copy.rename(closed / "checkout")
+    refused = invoke(closed / "checkout", "reset", "--yes", through=WITHOUT_MOUNTS)
+    assert refused.returncode == 1
+    assert f"may not enter {closed}" in refused.stderr
+    (closed / "checkout").rename(copy)
+    succeed(copy, "up", through=WITHOUT_MOUNTS)
+    assert "42" in succeed(copy, "psql", "-c", "SELECT n FROM kept", through=WITHOUT_MOUNTS)
+    succeed(copy, "down", through=WITHOUT_MOUNTS)
 
 
 def test_where_root_may_become_nobody_it_says_so(copy: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from stack import settings
+from stack.init import init
 from stack.process import Refused
 
 ROOT = settings.ROOT
@@ -136,6 +137,15 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"V=\xff\xfe")
     with pytest.raises(Refused, match="UTF-8"):
         settings.load(tmp_path, {})
+
+
+def test_a_directory_in_its_place_is_refused_and_the_cure_works(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(Refused, match="or move it away; then `invoke init`"):
+        settings.load(tmp_path, {})
+    (tmp_path / ".env").rename(tmp_path / "away")
+    (tmp_path / ".env.example").touch()
+    assert init(tmp_path, isolated=False).startswith("Wrote")
 
 
 def test_the_compose_files_and_the_settings_have_the_same_defaults() -> None:

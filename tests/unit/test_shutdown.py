@@ -7,15 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
-from stack import ready
+from stack import ready, shutdown
 from stack.embedded import Embedded
 from stack.process import StackError
 
@@ -247,6 +249,21 @@ def delete(engine: Embedded) -> None:
 def delete_and_make_anew(engine: Embedded) -> None:
     shutil.rmtree(engine.directory)
     engine.directory.mkdir()
+
+
+def test_ctrl_c_in_an_immediate_stop_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Said) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutdown, "_gone", interrupted)
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        server.stdout.readline()
+        with pytest.raises(KeyboardInterrupt):
+            shutdown.stop(server.pid, tmp_path / "log", 0.1)
+        server.kill()
+    assert capfd.readouterr().err.count("goes on stopping") == 1
 
 
 @pytest.mark.parametrize("happen", [delete, delete_and_make_anew])

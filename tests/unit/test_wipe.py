@@ -137,6 +137,41 @@ def test_a_link_that_lies_aside_is_removed_and_not_followed(root: Path, tmp_path
     assert not (root / "data" / ".wiped-pg-1").is_symlink()
 
 
+def test_names_that_cannot_be_read_or_deleted_do_not_stop_it(root: Path) -> None:
+    names = root / "data" / ".pg-snapshots"
+    names.write_bytes(b"\xff\n")
+    assert [loss.snapshots for loss in wipe.losses(Down(root), "pg")] == [("\ufffd",)]  # type: ignore[arg-type]
+    names.unlink()
+    names.mkdir()
+    run(Down(root))
+    assert list((root / "data").iterdir()) == [names]
+
+
+def test_a_file_has_no_size_as_a_directory_and_is_nothing_that_we_left(root: Path) -> None:
+    file = root / "data" / ".new-mine"
+    file.write_text("precious")
+    assert wipe.size(Down(root), file) == 0  # type: ignore[arg-type]
+    wipe.sweep(Down(root))  # type: ignore[arg-type]
+    assert file.read_text() == "precious"
+
+
+def test_a_dump_that_another_command_writes_is_spared(root: Path) -> None:
+    program = """
+import os, sys
+vars(os).pop("O_TMPFILE", None)  # where every file has a name from its first byte
+from stack import files
+files.write(sys.argv[1], lambda stream: (stream.write(b"all"), print(flush=True), input()))
+"""
+    argv = [sys.executable, "-c", program, str(root / "data" / "my.dump")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writing:
+        assert writing.stdout
+        writing.stdout.readline()
+        wipe.sweep(Down(root))  # type: ignore[arg-type]
+        writing.communicate(b"\n")
+    assert writing.returncode == 0
+    assert (root / "data" / "my.dump").read_bytes() == b"all"
+
+
 def test_what_a_living_command_is_making_is_spared_and_what_a_dead_one_left_is_not(root: Path) -> None:
     data = root / "data"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:

@@ -453,8 +453,14 @@ class Embedded:
         raise Refused(f"{self.directory} is {why}. Nothing was done.", cure=f"Type `{cure}`, then the command again.")
 
     def _refuse_if_held(self) -> None:
-        """Raise Refused when a server that is not ours is at work on the cluster."""
-        for holder in self.holders(self.directory):
+        """Raise Refused when a server that is not ours is at work on the cluster.
+
+        What is left of our own after a crash is no more to be told from it in its last moments, so it is given time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while (found := self.holders(self.directory)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for holder in found:
             raise Refused(
                 f"{self.directory} is in use by {holder.who}, and a second server on the same data would destroy it."
                 " Nothing was started.",

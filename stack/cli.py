@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from invoke.exceptions import ParseError
-from invoke.parser.parser import ParseMachine
+from invoke.parser.parser import ParseMachine, Parser, ParseResult
 
 from stack.process import Refused, StackError
 
@@ -59,6 +60,19 @@ def install() -> None:
             raise Refused(f"--{flag.name} needs a value. Type `invoke --help {self.context.name or 'COMMAND'}`.")
         completed(self)
 
+    parsed = Parser.parse_argv
+
+    def parse_argv(self: Parser, argv: list[str]) -> ParseResult:
+        """Refuse words after `--`, which invoke drops: `restore -- NAME` would restore another snapshot than that."""
+        words = [] if "--complete" in sys.argv else sys.argv[1:]
+        if after := words[words.index("--") + 1 :] if "--" in words else []:
+            raise Refused(
+                f"What follows -- reaches no command: {shlex.join(after)}. Nothing was done. Type it without --; a name"
+                " that begins with - as in --name=-x, a file as in ./-x."
+            )
+        return parsed(self, argv)
+
+    Parser.parse_argv = parse_argv  # type: ignore[method-assign]
     ParseMachine.handle = handle  # type: ignore[method-assign]
     ParseMachine.complete_flag = complete_flag  # type: ignore[method-assign]
     # Python would look through everything for garbage before it ends, which takes as long as any of our questions.

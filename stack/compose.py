@@ -466,9 +466,9 @@ class Docker:
         if do(self.compose("pull", *names)):
             absent = ", ".join(self.missing_images()) or "some"
             raise StackError(
-                f"Images could not be pulled ({absent} missing); the reason stands above, so the stack is not"
-                " complete. Mend the network or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE,"
-                " CONVEX_DASHBOARD_IMAGE), then type `invoke up` again."
+                f"Images could not be pulled ({absent} missing); the reason stands above. Mend the network"
+                " or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then type the"
+                " command again."
             )
 
     def stop(self) -> None:

@@ -8,8 +8,6 @@ import hmac
 import json
 import os
 import re
-import sys
-import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -22,12 +20,12 @@ from stack import engine, guards, init, places, ready, refusals, rights, setting
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.ports import holder
-from stack.process import Refused, StackError, look, printable
+from stack.process import Refused, StackError, printable
 from stack.programs import MAJOR
 from stack.ready import APART, LoginFailed, connect, login, telling
-from stack.refusals import explain
+from stack.refusals import explain, tell
 from stack.service import Endpoint, Service
-from stack.talk import give, human, say
+from stack.talk import draw, give, human, say
 from stack.wipe import sweep, unfinished
 
 POSTGRES = "postgres"
@@ -42,7 +40,7 @@ SHARED_MEMORY = 64 << 20
 AGEING, OLD = 500_000_000, 1_600_000_000
 """Transactions: autovacuum freezes at 200 million, gives up its manners at 1600 (vacuum_failsafe_age), and at 2100 the
 server takes no more writes."""
-ONE_DATABASE = "A dump holds one database: the others, the roles and the snapshots stay in what is kept."
+KEPT_REST = "A dump holds one database: the others, the roles and the snapshots stay in what is kept."
 ROUNDS = 3
 """How often `--fix` looks again: behind a wrong password there may be a missing database."""
 
@@ -657,7 +655,7 @@ def checksums(case: Case) -> Findings:
         yield failed(
             f"The disk gave back other data than was written, in {_names(damaged)}.",
             "Type `invoke dump` while it can be read, and doubt the disk. A new cluster beside the old one:"
-            f" {places.keep(case.home)}, `invoke load FILE` with that dump or your last good one. {ONE_DATABASE}",
+            f" {places.keep(case.home)}, `invoke load FILE` with that dump or your last good one. {KEPT_REST}",
         )
     else:
         yield ok("no failure since the statistics began")
@@ -773,7 +771,7 @@ def lost_files(case: Case) -> Findings:
         yield warning(
             f"{human(size)} in the cluster belong to no database: the server was killed while it copied one.",
             f"They do no harm. To have the room back: `invoke dump`, {places.keep(case.home)}, `invoke load FILE` with"
-            f" that dump; and delete what is kept when nothing is missing. {ONE_DATABASE}",
+            f" that dump; and delete what is kept when nothing is missing. {KEPT_REST}",
         )
     else:
         yield ok("none")
@@ -791,7 +789,7 @@ def _inside(chosen: Engine, endpoint: Endpoint) -> dict[str, Any] | None:
         FROM pg_roles WHERE rolname = current_user AND rolsuper;"""
     for user in dict.fromkeys((endpoint.user, POSTGRES)):
         try:
-            told = _tell(chosen, user, query)
+            told = tell(chosen, user, query)
         except StackError:
             continue
         if told:
@@ -807,7 +805,7 @@ def _lets_in(chosen: Engine, endpoint: Endpoint, known: dict[str, Any]) -> bool:
     query = sql.SQL(
         "SELECT rolpassword FROM pg_authid WHERE rolname = {} AND now() < coalesce(rolvaliduntil, 'infinity');"
     ).format(sql.Literal(endpoint.user))
-    verifier = _tell(chosen, known["superuser"], query.as_string(None))
+    verifier = tell(chosen, known["superuser"], query.as_string(None))
     return endpoint.database in known["databases"] and _is_of(verifier, endpoint.password)
 
 
@@ -831,7 +829,7 @@ def set_password(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:
     role = sql.Identifier(endpoint.user).as_string(None)
     quiet = "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic;"
     # One that has expired is refused with the same words as a wrong one.
-    _tell(chosen, superuser, f"{quiet} ALTER ROLE {role} PASSWORD '{verifier}' VALID UNTIL 'infinity';")
+    tell(chosen, superuser, f"{quiet} ALTER ROLE {role} PASSWORD '{verifier}' VALID UNTIL 'infinity';")
     say(f"The password of {endpoint.user} is now that of the settings.")
 
 
@@ -840,7 +838,7 @@ def create_database(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:
     from psycopg import sql
 
     names = (sql.Identifier(name).as_string(None) for name in (endpoint.database, endpoint.user))
-    _tell(chosen, superuser, "CREATE DATABASE {} OWNER {};".format(*names))
+    tell(chosen, superuser, "CREATE DATABASE {} OWNER {};".format(*names))
     say(f"The database {endpoint.database} was created; it is empty.")
 
 
@@ -850,18 +848,8 @@ def open_database(chosen: Engine, endpoint: Endpoint) -> None:
 
     superuser = (_inside(chosen, endpoint) or {}).get("superuser", endpoint.user)
     name = sql.Identifier(endpoint.database).as_string(None)
-    _tell(chosen, superuser, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
+    tell(chosen, superuser, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
     say(f"The database {endpoint.database} lets sessions in again.")
-
-
-def _tell(chosen: Engine, user: str, statements: str) -> str:
-    with tempfile.TemporaryFile() as source:
-        source.write(statements.encode())
-        source.seek(0)
-        result = look(*chosen.trusted(user, "template1"), stdin=source)
-    if result.returncode:
-        raise StackError(f"The server refused: {result.stderr.strip()}")
-    return result.stdout.strip()
 
 
 # -- all of them ------------------------------------------------------------------------------------------
@@ -942,19 +930,17 @@ def _line(text: str) -> str:
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     colours = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
-    console = Console(width=None if sys.stdout.isatty() else 100_000)
-    with console.capture() as printed:
-        for each in findings:
-            state = "fixed" if each.fixed else each.state
-            stop = "." if each.cure and each.message.rstrip()[-1:].isalnum() else ""
-            line = Text(f"{state:8} {each.check:17} {_line(f'{each.message.rstrip()}{stop} {each.cure}')}")
-            line.stylize(colours[each.state], 0, 8)
-            console.print(line, soft_wrap=True)
-    give(printed.get().rstrip("\n"))
+    lines = []
+    for each in findings:
+        state = "fixed" if each.fixed else each.state
+        stop = "." if each.cure and each.message.rstrip()[-1:].isalnum() else ""
+        line = Text(f"{state:8} {each.check:17} {_line(f'{each.message.rstrip()}{stop} {each.cure}')}")
+        line.stylize(colours[each.state], 0, 8)
+        lines.append(line)
+    draw(*lines, plain_width=100_000, soft_wrap=True)
 
 
 def table() -> str:

@@ -169,12 +169,21 @@ def relay(argv: Sequence[str]) -> int:
             except BrokenPipeError:
                 child.terminate()
                 forget_stdout()
+            except OSError as error:
+                child.terminate()
+                raise stdout_failed(error) from None
     return child.returncode
 
 
 def forget_stdout() -> None:
     """Go on without a reader: `invoke status | head -1` is no failure."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def stdout_failed(error: OSError) -> StackError:
+    """Return what to say when data cannot be written to stdout, to which nothing is written any more."""
+    forget_stdout()
+    return StackError(f"stdout cannot be written: {error.strerror}. Make room, or send it elsewhere.")
 
 
 def not_installed(program: str) -> str:

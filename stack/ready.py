@@ -100,9 +100,12 @@ def prepare(engine: Engine, freed: int) -> None:
 
     Raises StackError, with nothing touched, when it cannot.
     """
-    if engine.missing_images():
-        engine.pull(missing=True)
-    engine.check_start(freed)
+    try:
+        if engine.missing_images():
+            engine.pull(missing=True)
+        engine.check_start(freed)
+    except StackError as error:
+        raise StackError(f"Nothing was deleted, since it could not be started again. {error}", error.code) from None
 
 
 def prove(connection: Connection[Any], quick: Callable[[], int], surely: Callable[[], int]) -> None:

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -249,16 +250,20 @@ def inside(engine: Engine, query: str) -> str | None:
     """Return what a superuser is told through the socket, on which no password is asked; None when nobody gets in."""
     endpoint = engine.endpoint()
     for user in dict.fromkeys((endpoint.user if endpoint else "postgres", "postgres")):
-        with tempfile.TemporaryFile() as source:
-            source.write(query.encode())
-            source.seek(0)
-            try:
-                result = look(*engine.trusted(user, "template1"), stdin=source)
-            except StackError:
-                return None
-        if result.returncode == 0:
-            return result.stdout
+        with suppress(StackError):
+            return tell(engine, user, query)
     return None
+
+
+def tell(engine: Engine, user: str, statements: str) -> str:
+    """Run statements through that socket, and return what they print. Raises StackError when the server refuses."""
+    with tempfile.TemporaryFile() as source:
+        source.write(statements.encode())
+        source.seek(0)
+        result = look(*engine.trusted(user, "template1"), stdin=source)
+    if result.returncode:
+        raise StackError(f"The server refused: {result.stderr.strip()}")
+    return result.stdout.strip()
 
 
 def _closed(_engine: Engine, said: re.Match[str]) -> Words:

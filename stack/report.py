@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from stack.refusals import explain
 from stack.service import Endpoint, Service
 from stack.settings import refusals
 from stack.snapshots import Snapshot, listed
-from stack.talk import give, human, say
+from stack.talk import draw, give, human, say
 from stack.wipe import size
 
 if TYPE_CHECKING:
@@ -170,7 +169,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -180,7 +178,4 @@ def _print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell, one_line=True)) for cell in row))
     # Without a terminal nothing is folded: a row stays one line for grep.
-    console = Console(width=None if sys.stdout.isatty() else 1000)
-    with console.capture() as printed:
-        console.print(table)
-    give(printed.get().rstrip("\n"))
+    draw(table, plain_width=1000)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from stack.process import Refused, StackError, forget_stdout, printable
+from stack.process import Refused, forget_stdout, printable, stdout_failed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def say(message: str) -> None:
@@ -14,15 +18,33 @@ def say(message: str) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def give(data: str) -> None:
-    """Print data on stdout."""
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Take a reader that has gone for no failure, and raise StackError for a full disk."""
     try:
-        print(data, flush=True)
+        yield
     except BrokenPipeError:
         forget_stdout()
     except OSError as error:
-        forget_stdout()
-        raise StackError(f"stdout cannot be written: {error.strerror}. Make room, or send it elsewhere.") from None
+        raise stdout_failed(error) from None
+
+
+def give(data: str) -> None:
+    """Print data on stdout. Raises StackError."""
+    with _to_stdout():
+        print(data, flush=True)
+
+
+def draw(*things: RenderableType, plain_width: int, soft_wrap: bool = False) -> None:
+    """Print what rich lays out on stdout; `plain_width` is that of a line where there is no terminal."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else plain_width)
+    with _to_stdout():  # even to capture what it prints rich writes, if nothing
+        with console.capture() as printed:
+            for each in things:
+                console.print(each, soft_wrap=soft_wrap)
+        print(printed.get().rstrip("\n"), flush=True)
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def test_reset_deletes_nothing_when_an_image_is_not_to_be_had(started: Path) -> 
     sql(started, "CREATE TABLE kept ()")
     before = value(started, "POSTGRES_IMAGE")
     configure(started, POSTGRES_IMAGE="localhost:1/no/such:image")
-    fail(started, 1, "reset", "--yes", saying=("localhost:1/no/such:image", "could not be pulled"))
+    fail(
+        started, 1, "reset", "--yes", saying=("localhost:1/no/such:image", "could not be pulled", "Nothing was deleted")
+    )
     assert tables(started) == ["kept"]  # it has not even been stopped
     configure(started, POSTGRES_IMAGE=before)
     succeed(started, "up")

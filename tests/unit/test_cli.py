@@ -1,8 +1,10 @@
 """The command line as invoke parses it, with the tasks' bodies replaced."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +113,26 @@ def test_the_tasks_are_short() -> None:
         lines = body.partition('"""\n')[2].strip().splitlines()
         work = [line for line in lines if line.strip() and not line.lstrip().startswith(("from ", "#"))]
         assert len(work) <= 8, body
+
+
+@pytest.mark.parametrize("line", ["restore -- a", "snapshot -- -x", "dump -- x.dump", "status -- --json", "-- up"])
+def test_words_that_would_reach_no_command_are_refused(line: str) -> None:
+    """invoke drops them: `restore -- a` would have restored another snapshot than that."""
+    result = invoke(*line.split())
+    assert (result.returncode, result.stdout) == (2, "")
+    assert line.partition("-- ")[2] in result.stderr
+    assert "Type it without --" in result.stderr
+    assert parse("snapshot --name=-x")[0][1]["name"] == "-x"  # the cure
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", [["status"], ["doctor"], ["status", "--json"], ["env"]])
+def test_a_full_stdout_is_told_in_a_sentence(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "invoke", *command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            check=False, env={**os.environ, "STACK_ENGINE": "embedded"},
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert "stdout cannot be written: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr

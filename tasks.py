@@ -153,7 +153,7 @@ def load(c: Context, file: str = "", clean: bool = False, yes: bool = False) -> 
     }
 )
 def snapshot(c: Context, name: str = "", message: str = "", replace: bool = False) -> None:
-    """Save the database as it is now, for `restore`."""
+    """Save the database as it is now, for `restore`; sessions on it are told and ended."""
     from stack import engine, snapshots
 
     with engine.exclusive(ROOT):

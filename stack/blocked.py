@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stack.process import printable
+from stack.process import beside, printable
 from stack.ready import LoginFailed
 from stack.talk import ago, say
 
@@ -167,14 +167,8 @@ def watched(connect: Callable[[], Connection[Any]], *, pid: int = 0, program: st
 
     `connect` opens the second session, in a database that nobody is about to lock. It may raise LoginFailed.
     """
-    done = threading.Event()
-    thread = threading.Thread(target=_watch, args=(connect, pid, program, done), daemon=True)
-    thread.start()
-    try:
+    with beside(lambda done: _watch(connect, pid, program, done), patience=PAUSE):  # what it still asks is of no use
         yield
-    finally:
-        done.set()
-        thread.join(PAUSE)  # what it still asks the server is of no use
 
 
 def _watch(connect: Callable[[], Connection[Any]], pid: int, program: str, done: threading.Event) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stack import blocked
 from stack.engine import Engine
-from stack.process import StackError, meanwhile
+from stack.process import StackError, begin, beside, meanwhile
 from stack.ready import LoginFailed, connect, prove
 from stack.refusals import told
 from stack.service import Endpoint, Running
@@ -45,8 +45,7 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     it is asked for anything when it is not the one that the engine runs.
     """
     # 60 ms, while Docker is asked where the server is
-    importing = threading.Thread(target=import_module, args=("psycopg",))
-    importing.start()
+    importing = begin(lambda: import_module("psycopg"))
     running = engine.database()
     inside = meanwhile(lambda: engine.identifier(running.id))
     importing.join()
@@ -227,16 +226,11 @@ class Cluster:
 
         oid = self.oid(database)
         self.end_sessions(oid)
-        done = threading.Event()
-        thread = threading.Thread(target=self._keep_ending, args=(oid, done), daemon=True)
-        thread.start()
         try:
-            yield
+            with beside(lambda done: self._keep_ending(oid, done)):
+                yield
         except psycopg.errors.ObjectInUse as error:
             raise self._in_use(oid, error) from None
-        finally:
-            done.set()
-            thread.join()
 
     def end_sessions(self, oid: int | None) -> None:
         """Tell the sessions on a database to end, and wait `PATIENCE` seconds until they have."""

@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -20,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from stack import blocked, files
 from stack.engine import Engine
 from stack.postgres import interruptible
-from stack.process import Refused, StackError, environment, look
+from stack.process import Refused, StackError, begin, environment, look
 from stack.ready import LoginFailed, connect
 from stack.refusals import known, told
 from stack.service import Command
@@ -324,8 +323,7 @@ class _Piped:
             with suppress(BrokenPipeError):
                 self._input.close()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        thread = begin(work)
         yield
         thread.join()
         if failed:

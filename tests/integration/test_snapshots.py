@@ -272,10 +272,18 @@ def test_whoever_is_kept_waiting_gets_in(started: Path) -> None:
                           text=True) as child:  # fmt: skip
         assert child.stderr
         assert "waiting" in child.stderr.readline()
+        # Whoever comes before the copy has its lock is among the sessions that it ends.
+        eventually(lambda: sql(started, COPIES, dbname="postgres") == [True])
         with psycopg.connect(**{**login_words(started), "connect_timeout": 60}) as session:
             assert session.execute("SELECT 1").fetchone() == (1,)
         child.stderr.read()
         assert child.wait() == 0
+
+
+COPIES = """
+SELECT EXISTS (SELECT FROM pg_locks WHERE classid = 'pg_database'::regclass AND mode = 'ShareLock' AND granted
+               AND objid = (SELECT oid FROM pg_database WHERE datname = 'convex_poc'))
+"""
 
 
 def login_words(copy: Path) -> dict[str, Any]:

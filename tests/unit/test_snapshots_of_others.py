@@ -608,7 +608,11 @@ def test_a_lock_that_no_login_passes_is_explained(engine: Embedded, capsys: pyte
         first.execute("SELECT pg_advisory_lock(22444)")
         thread = threading.Thread(target=lambda: snapshots.take(engine, "one"), daemon=True)
         thread.start()
-        time.sleep(0.4)
+        deadline = time.monotonic() + 20
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+        while first.execute(waits).fetchone() != (True,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         holder.execute("BEGIN")
         holder.execute("LOCK TABLE pg_database")
         with pytest.raises(StackError, match=r"timeout expired\n.*locked pg_database.*`invoke restart postgres`"):

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from stack import guards, places, ports
+from stack import guards, places, ports, regular
 from stack.process import Refused, StackError, do, look, look_raw
 from stack.programs import MAJOR
 from stack.service import Command, Endpoint, Running, Service
@@ -550,7 +550,7 @@ class Docker:
                 )
             return
         with contextlib.suppress(OSError):  # on Linux it is the container's user's; its log tells the same
-            made_by = (data / "PG_VERSION").read_text(errors="replace").strip()
+            made_by = regular.text(data, "PG_VERSION").strip()
             if made_by and made_by != str(MAJOR) and (runs := self.major()) and made_by != str(runs):
                 why, cure = places.other_major(made_by, str(runs))
                 raise StackError(f"{data} cannot be used: {why}. Nothing was started.", cure=cure)

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from stack import guards, places, ports, rights, shutdown
+from stack import guards, places, ports, regular, rights, shutdown
 from stack.process import Refused, StackError, environment, look
 from stack.programs import MAJOR, installed, server_programs
 from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
@@ -86,8 +86,12 @@ class Embedded:
         """Return the command line that shows the server's log."""
         _only_postgres(service)
         self._refuse_if_closed()
-        if not self.log.exists():
+        if not os.path.lexists(self.log):
             raise StackError("There is no log: the server was never started here. Type `invoke up`.")
+        try:
+            regular.opened(self.directory, self.log.name).close()
+        except OSError as error:
+            raise self._no_log(f"cannot be read: {error.strerror}") from None
         return ["tail", "-n", "+1" if tail == "all" else tail, *["-F"] * follow, str(self.log)]
 
     def initdb(self, directory: Path, password_file: Path) -> list[str]:
@@ -338,6 +342,7 @@ class Embedded:
         self._refuse_if_held()
         self.check_ports()
         places.refuse_if_full(self.directory)
+        self._refuse_if_blocked()
         if not (self.directory / "PG_VERSION").exists():
             self._create()
         elif self.account and self.directory.stat().st_uid != self.account.uid:
@@ -467,6 +472,17 @@ class Embedded:
                 cure=f"Type `{holder.stop}`, then `invoke up`.",
             )
 
+    def _refuse_if_blocked(self) -> None:
+        """Raise StackError when a pipe, say, is in the place of a file: the server would wait for ever to read it."""
+        for name in ("postmaster.pid", places.VERSION, "global/pg_control", *self.texts):
+            path = self.directory / name
+            if path.exists() and not path.is_file():
+                former = shlex.quote(f"{path}.former")
+                raise StackError(
+                    f"{path} is no file, and PostgreSQL expects one there. Nothing was started.",
+                    cure=f"Look at it, and type `mv {shlex.quote(str(path))} {former}`; then `invoke up`.",
+                )
+
     def _text(self, name: str) -> str:
         """Return a text file of the cluster, empty when there is none. Raises StackError when it cannot be read."""
         try:
@@ -519,12 +535,11 @@ class Embedded:
         way = self.way(ask=False)
         if not self.account:
             try:
+                if self.log.exists() and not self.log.is_file():
+                    raise self._no_log("is no file")
                 self.log.open("ab").close()
             except OSError as error:
-                raise StackError(
-                    f"The server's log {self.log} cannot be written: {error.strerror}.",
-                    cure="Look at it, and move it away; then type `invoke up`.",
-                ) from None
+                raise self._no_log(f"cannot be written: {error.strerror}") from None
         # The log is opened with the server's rights: in its directory it may have put a link in the log's place.
         logged = [*way.prefix, "sh", "-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", str(self.log)]
         # A session of its own: neither Ctrl-C nor the end of the terminal reaches it.
@@ -539,6 +554,13 @@ class Embedded:
                 raise rights.not_allowed(self.account, error) from None
             raise
         return self._child
+
+    def _no_log(self, why: str) -> StackError:
+        place = shlex.quote(str(self.log))
+        return StackError(
+            f"The server's log {self.log} {why}.",
+            cure=f"Type `mv {place} {shlex.quote(f'{self.log}.former')}`, then `invoke up`.",
+        )
 
     def _make_socket_directory(self) -> None:
         place = self.socket_directory
@@ -562,7 +584,7 @@ class Embedded:
             return
         for lock in (self.directory / "postmaster.pid", self.socket_directory / f".s.PGSQL.{self._port}.lock"):
             with contextlib.suppress(OSError, ValueError, IndexError):
-                os.kill(int(lock.read_text().splitlines()[0]), 0)
+                os.kill(int(regular.text(lock.parent, lock.name).splitlines()[0]), 0)
                 lock.unlink()
 
     def _process(self) -> Process | None:
@@ -570,7 +592,7 @@ class Embedded:
         import psutil
 
         try:
-            lines = (self.directory / "postmaster.pid").read_text().splitlines()
+            lines = regular.text(self.directory, "postmaster.pid").splitlines()
             process = psutil.Process(int(lines[0]))
             if process.status() == psutil.STATUS_ZOMBIE or not shutdown.is_servers(process, self.directory):
                 return None

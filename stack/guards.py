@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from stack import regular
 from stack.process import Refused
 
 
@@ -131,7 +132,7 @@ def _by_lock_file(directory: Path) -> Holder | None:
     import psutil
 
     with suppress(OSError, ValueError, IndexError, psutil.Error):
-        process = psutil.Process(int((directory / "postmaster.pid").read_text().splitlines()[0]))
+        process = psutil.Process(int(regular.text(directory, "postmaster.pid").splitlines()[0]))
         if "postgres" in process.name() and same(process.cwd(), directory):
             return _process(process.pid, " ".join(process.cmdline()))
     return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stack import regular
 from stack.process import StackError
 from stack.talk import human
 
@@ -80,7 +81,7 @@ def refuse_if_full(path: Path, freed: int = 0) -> None:
 
 
 def read(directory: Path, *names: str) -> dict[str, str]:
-    """Return those of the named files in a cluster that exist, as text, and under "" what is in its directory.
+    """Return those of the named files in a cluster that are there, as text, and under "" what is in its directory.
 
     Nothing at all when the directory is empty or absent. Raises PermissionError when this user may not look.
     """
@@ -88,8 +89,15 @@ def read(directory: Path, *names: str) -> dict[str, str]:
         listing = "\n".join(path.name for path in directory.iterdir())
     except FileNotFoundError:
         return {}
-    there = (name for name in names if (directory / name).is_file())
-    return {"": listing, **{name: (directory / name).read_text(errors="replace") for name in there}} if listing else {}
+    found = {"": listing} if listing else {}
+    for name in names if listing else ():
+        try:
+            found[name] = regular.text(directory, name)
+        except PermissionError:
+            raise
+        except OSError:  # not there, or something else in its place
+            continue
+    return found
 
 
 def identifier(directory: Path) -> int:
@@ -98,7 +106,7 @@ def identifier(directory: Path) -> int:
     Raises StackError when that cannot be read.
     """
     try:
-        with (directory / "global" / "pg_control").open("rb") as control:
+        with regular.opened(directory, "global/pg_control") as control:
             return int.from_bytes(control.read(8), sys.byteorder)
     except OSError as error:
         raise StackError(f"{error.filename} cannot be read: {error.strerror}.", cure="Type `invoke doctor`.") from None

@@ -178,6 +178,7 @@ n=0; while [ "$1" != / ]; do test -x "$1" || echo $n; n=$((n + 1)); shift; done
 shift; log=$1; shift
 test -x "$1/postgres" || echo "$1/postgres may not be run" >&2
 for place; do test -r "$place" && test -x "$place" || echo "$place may not be read" >&2; done
+[ -z "$log" ] || [ -f "$log" ] || [ ! -e "$log" ] || { echo "$log is no file" >&2; exit; }
 [ -z "$log" ] || : >>"$log"
 """
 """What the kernel alone can answer, which knows of access lists too; asked with the account's rights."""

@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 import signal
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stack import regular
 from stack.process import StackError
 from stack.talk import say
 
@@ -142,17 +142,9 @@ def is_servers(process: Process, directory: Path) -> bool:
 
 
 def logged(log: Path, begin: int = 0) -> str:
-    """Return what a server's log says from a byte on; nothing when it cannot be read, or is no file.
-
-    Root follows no link that the server may have put in its place.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW * (os.geteuid() == 0)
+    """Return what a server's log says from a byte on; nothing when it cannot be read, or is no file."""
     try:
-        with open(os.open(log, flags), "rb") as file:  # noqa: PTH123 - as it was opened
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ""
-            file.seek(begin)
-            return file.read().decode(errors="replace")
+        return regular.end(log.parent, log.name, begin)
     except OSError:
         return ""
 

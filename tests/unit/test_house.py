@@ -9,7 +9,7 @@ from stack.settings import ROOT
 
 FLOORS = [
     {"process"},
-    {"settings", "service", "talk", "cli"},
+    {"settings", "service", "talk", "cli", "regular"},
     {"guards", "ports", "programs", "places", "rights", "shutdown", "sources", "files"},
     {"compose", "embedded", "external"},
     {"engine", "init"},

@@ -33,7 +33,7 @@ def up(c: Context, layers: str | None = None, timeout: int = 60, wait: bool = Tr
     with engine.exclusive(ROOT):
         chosen = engine.choose(ROOT, layers)
         ready.bring_up(chosen, timeout, pull=pull, wait=wait)
-        wipe.sweep(chosen)
+        wipe.tidy(chosen)
     say(report.summary(chosen))
 
 
@@ -235,10 +235,11 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
 )
 def init(c: Context, isolated: bool = False, password: bool = False) -> None:
     """Write .env from .env.example; one that is there is kept."""
-    from stack import init
+    from stack import engine, init
     from stack.talk import say
 
-    say(init.init(ROOT, isolated=isolated, password=password))
+    with engine.exclusive(ROOT):
+        say(init.init(ROOT, isolated=isolated, password=password))
 
 
 @task

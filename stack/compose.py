@@ -47,7 +47,7 @@ _TAR_HEADER = 512
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 # A listing, then name and text of each file that is there, all between zero bytes.
 _READ = r"""cd "$0" && ls -A && for f; do [ ! -f "$f" ] || { printf '\0%s\0' "$f"; tr -d '\0' <"$f"; }; done"""
-_APPEND = r"""printf '%s\n' "$2" >>"$0/$1" """
+_APPEND = r"""[ -z "$3" ] || [ ! -s "$0/$1" ] || mv "$0/$1" "$0/$1.damaged"; printf '%s\n' "$2" >>"$0/$1" """
 
 
 class Docker:
@@ -372,10 +372,10 @@ class Docker:
             (name.removeprefix("/data/"), 0 if name in above else int(kilobytes) * 1024) for kilobytes, name in rows
         )
 
-    def append(self, name: str, text: str) -> None:
+    def append(self, name: str, text: str, *, instead: bool = False) -> None:
         """Add lines to a text file of the cluster as root of a throw-away container, and let the server read it."""
         path = self.directories().get("pg", self.root / "data" / "pg")
-        done = self._in_throwaway(path, "sh", "-c", _APPEND, "/data", name, text)
+        done = self._in_throwaway(path, "sh", "-c", _APPEND, "/data", name, text, "instead" * instead)
         if not done or done.returncode:
             why = done.stderr.strip() if done else "none of this stack's images is on this machine"
             raise StackError(
@@ -550,7 +550,7 @@ class Docker:
                 )
             return
         with contextlib.suppress(OSError):  # on Linux it is the container's user's; its log tells the same
-            made_by = regular.text(data, "PG_VERSION").strip()
+            made_by = places.made_by({places.VERSION: regular.text(data, places.VERSION)})
             if made_by and made_by != str(MAJOR) and (runs := self.major()) and made_by != str(runs):
                 why, cure = places.other_major(made_by, str(runs))
                 raise StackError(f"{data} cannot be used: {why}. Nothing was started.", cure=cure)

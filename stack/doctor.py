@@ -351,7 +351,7 @@ def data_version(case: Case) -> Findings:
     Dump with the old and load with the new; the message has the commands.
     """
     try:
-        made_by, runs = case.cluster.get("PG_VERSION", "").strip(), case.engine.major()
+        made_by, runs = places.made_by(case.cluster), case.engine.major()
     except StackError as error:
         yield skipped(error.what)
         return
@@ -364,7 +364,7 @@ def data_version(case: Case) -> Findings:
         why, cure = case.engine.other_major(made_by)
         yield failed(f"{case.home} cannot be used: {why}.", cure)
     elif case.cluster and not made_by:
-        yield ok("PG_VERSION is missing, so nothing tells; see the next line")
+        yield ok(f"{places.lack(places.VERSION, case.cluster)}, so nothing tells; see the next line")
     else:
         yield ok(f"made by PostgreSQL {made_by}" if made_by else "there is no data yet")
 
@@ -394,8 +394,8 @@ def first_start(case: Case) -> Findings:
 
 def _half_made(files: dict[str, str], engine_name: str) -> str:
     for name in (*CORNERSTONES, "postgresql.conf"):
-        if refusals.is_lost(name, files):
-            return f"{name} is missing"
+        if why := places.lack(name, files):
+            return why
     if lost := set(HALLS) - set(files[""].splitlines()):
         return f"{sorted(lost)[0]} is missing"
     hosts = [line.split() for line in files["pg_hba.conf"].splitlines() if line.startswith(("host", "include"))]
@@ -419,10 +419,10 @@ def _unfinished(case: Case, why: str) -> Finding:
         return failed(message, cure, lambda: case.engine.append("pg_hba.conf", places.ADMIT))
     if users and (lost := refusals.lost_text(case.engine)):
         return failed(
-            f"{' and '.join(sorted(lost))} {'is' if len(lost) == 1 else 'are'} missing; {home} holds"
-            f" {held or 'what cannot be seen from here'}, and nothing of that is lost.",
-            "Type `invoke doctor --fix`, which writes what is missing as it was when the data was made (what you had"
-            " changed in it is gone), then `invoke up`.",
+            f"{refusals.lacks(case.engine, lost)}; {home} holds {held or 'what cannot be seen from here'}, and nothing"
+            " of that is lost.",
+            "Type `invoke doctor --fix`, which writes that as it was when the data was made (what you had changed in it"
+            " is gone), then `invoke up`.",
             lambda: refusals.write_lost_text(case.engine),
         )
     if users and (not held or held.files):

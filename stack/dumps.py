@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from stack import blocked, files
 from stack.engine import Engine
 from stack.postgres import interruptible
-from stack.process import Refused, StackError, begin, environment, look
+from stack.process import Refused, StackError, begin, environment, look, not_started
 from stack.ready import LoginFailed, connect
 from stack.refusals import known, told
 from stack.service import Command
@@ -111,9 +111,13 @@ def _dump_into(engine: Engine, output: IO[bytes], command: Command, where: str) 
     said = b""
     ours = output.readable()  # a file of which nobody else knows yet, unlike a pipe or what the shell has opened
     with progress("Dumping") if ours else nullcontext(lambda _: None) as show:
-        child = subprocess.Popen(
-            command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE
-        )
+        try:
+            child = subprocess.Popen(
+                command.argv, env=environment(command.env), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            raise not_started(command.argv[0], error) from None
         words: IO[bytes] = child.stderr  # type: ignore[assignment]
         try:
             while True:  # its stderr ends when it does
@@ -277,13 +281,17 @@ class _Piped:
 
     def __init__(self, command: Command, output: int = subprocess.DEVNULL) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed on leaving
-        self._child = subprocess.Popen(
-            command.argv,
-            env=environment(command.env),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=self._said,
-        )
+        try:
+            self._child = subprocess.Popen(
+                command.argv,
+                env=environment(command.env),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=self._said,
+            )
+        except OSError as error:
+            self._said.close()
+            raise not_started(command.argv[0], error) from None
         self._input: IO[bytes] = self._child.stdin  # type: ignore[assignment]
         self.output: IO[bytes] = self._child.stdout  # type: ignore[assignment]
 

@@ -178,8 +178,11 @@ class Embedded:
         except PermissionError:
             return None
 
-    def append(self, name: str, text: str) -> None:
+    def append(self, name: str, text: str, *, instead: bool = False) -> None:
         """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
+        if instead:
+            with contextlib.suppress(FileNotFoundError):
+                (self.directory / name).replace(self.directory / f"{name}.damaged")
         _append(self.directory / name, text)
         if state := self._process():
             os.kill(state.pid, signal.SIGHUP)
@@ -348,7 +351,7 @@ class Embedded:
         elif self.account and self.directory.stat().st_uid != self.account.uid:
             self._way(self.directory)
             rights.give(self.directory, self.account)
-        made_by = self._text(places.VERSION).strip()
+        made_by = places.made_by({places.VERSION: self._text(places.VERSION)})
         if not made_by:
             raise self._no_cluster()
         if made_by != str(MAJOR):
@@ -502,13 +505,17 @@ class Embedded:
         return rights.way(self.account, self.directory, programs, self.socket_directory, log=self.log, ask=ask)
 
     def _no_cluster(self) -> StackError:
-        """Return what to say of a directory that is not empty and has no PG_VERSION."""
-        held = self.contents()
+        """Return what to say of a directory that is not empty, and no PG_VERSION in it tells which version made it."""
+        held, there = self.contents(), self.read(places.VERSION, *places.VERSIONS)
+        why = places.lack(places.VERSION, there)
         if held and (held.files or held.complete):
+            what = f"{self.directory} holds {held}, but PostgreSQL does not start on it: {why}."
+            if places.made_by(there, *places.VERSIONS):
+                fix = "Type `invoke doctor --fix`, which writes it anew, then `invoke up`."
+                return StackError(f"{what} Nothing was changed.", cure=fix)
             return StackError(
-                f"{self.directory} holds {held}, but its {places.VERSION} is missing, without which PostgreSQL does not"
-                " start. Nothing was changed.",
-                cure="Type `invoke doctor --fix`, which writes it anew, then `invoke up`.",
+                f"{what} Nor do its databases tell which version made it. Nothing was changed.",
+                cure=places.start_over(self.directory, held),
             )
         return StackError(
             f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it.",

@@ -120,8 +120,11 @@ class Engine(Protocol):
     def contents(self) -> Contents | None:
         """Return what is in the cluster's directory; None when nobody here can tell."""
 
-    def append(self, name: str, text: str) -> None:
-        """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew."""
+    def append(self, name: str, text: str, *, instead: bool = False) -> None:
+        """Add lines to a text file of the cluster, or make it of them; a server that runs reads it anew.
+
+        `instead` of what is in it, which is then kept in NAME.damaged.
+        """
 
     def titles(self) -> list[str]:
         """Return what the processes of the running server call themselves, one for each session among them."""

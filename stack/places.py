@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ FIRST_MADE_LATER = 16384
 """FirstNormalObjectId: what initdb makes has lower numbers, a database or a table that is made later a higher one."""
 VERSION = "PG_VERSION"
 """The file whose presence makes a directory a cluster."""
+VERSIONS = tuple(f"base/{number}/{VERSION}" for number in (1, 4, 5))
+"""The same file in each of the databases that initdb makes."""
 ONE_DATABASE = (
     "A dump holds one database: others, roles and snapshots go with `reset-data`, which says how big it is; move the"
     " directory aside instead to keep them."
@@ -98,6 +100,24 @@ def read(directory: Path, *names: str) -> dict[str, str]:
         except OSError:  # not there, or something else in its place
             continue
     return found
+
+
+def made_by(there: Mapping[str, str], *names: str) -> str:
+    """Return the major version that the first of some files tells, or nothing: it may hold anything, or be a link."""
+    told = (re.fullmatch(r"[1-9]\d?", there.get(name, "").strip()) for name in names or (VERSION,))
+    return next((each[0] for each in told if each), "")
+
+
+def lack(name: str, there: Mapping[str, str]) -> str:
+    """Return what is wrong with a file that a server needs, as a clause; nothing when it has something in it."""
+    if name not in there:
+        return f"{name} is missing"
+    text = there[name].strip()
+    if name == VERSION and text and not made_by(there):
+        return f"{name} holds {text[:20]!r}, which is no version"
+    if name != "postgresql.conf" and not any(line.partition("#")[0].strip() for line in text.splitlines()):
+        return f"{name} has no line in it" if text else f"{name} is empty"
+    return ""
 
 
 def identifier(directory: Path) -> int:

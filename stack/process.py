@@ -84,8 +84,10 @@ def look(
             timeout=timeout,
             **(rights or {}),
         )
-    except FileNotFoundError:
-        raise StackError(not_installed(argv[0])) from None
+    except OSError as error:
+        if rights:
+            raise
+        raise not_started(argv[0], error) from None
     except subprocess.TimeoutExpired:
         raise StackError(
             f"`{' '.join(argv[:3])}` gave no answer for {timeout:g} s. The program that it talks to is"
@@ -162,8 +164,8 @@ def do(argv: Sequence[str]) -> int:
     """
     try:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise StackError(not_installed(argv[0])) from None
+    except OSError as error:
+        raise not_started(argv[0], error) from None
     try:
         return child.wait()
     except BaseException:
@@ -177,8 +179,8 @@ def become(argv: Sequence[str], env: Mapping[str, str] | None = None) -> NoRetur
     sys.stderr.flush()
     try:
         os.execvpe(argv[0], list(argv), environment(env))
-    except FileNotFoundError:
-        raise StackError(not_installed(argv[0])) from None
+    except OSError as error:
+        raise not_started(argv[0], error) from None
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -193,7 +195,11 @@ def relay(argv: Sequence[str]) -> int:
 
     What only a terminal understands is left out: Compose 2.26 begins each line of a log by erasing the line.
     """
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+    try:
+        started = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    except OSError as error:
+        raise not_started(argv[0], error) from None
+    with started as child:
         assert child.stdout
         for line in child.stdout:
             try:
@@ -217,6 +223,16 @@ def stdout_failed(error: OSError) -> StackError:
     """Return what to say when data cannot be written to stdout, to which nothing is written any more."""
     forget_stdout()
     return StackError(f"stdout cannot be written: {error.strerror}. Make room, or send it elsewhere.")
+
+
+def not_started(program: str, error: OSError) -> StackError:
+    """Return what to say when a program does not start: it is not there, or the machine does not take it."""
+    if isinstance(error, FileNotFoundError):
+        return StackError(not_installed(program))
+    return StackError(
+        f"`{program}` could not be started: {error.strerror}. Look at that program, or install it anew; then type the"
+        " command again."
+    )
 
 
 def not_installed(program: str) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,24 +86,23 @@ def place(engine: Engine) -> Path:
 
 def lost_text(engine: Engine) -> dict[str, str]:
     """Return the server's own text files that are missing, with what was in them when they were made."""
-    made = f"base/1/{places.VERSION}"
-    there = engine.read(*engine.texts, places.VERSION, made)
+    there = engine.read(*engine.texts, places.VERSION, *places.VERSIONS)
     # The server may have put a link there: nothing but a number is copied out of the place that it leads to.
-    version = re.fullmatch(r"\d+", there.get(made, "").strip())
-    texts = {**engine.texts, **({places.VERSION: version[0]} if version else {})}
-    return {name: text for name, text in texts.items() if is_lost(name, there)} if there else {}
+    version = places.made_by(there, *places.VERSIONS)
+    texts = {**engine.texts, **({places.VERSION: version} if version else {})}
+    return {name: text for name, text in texts.items() if places.lack(name, there)} if there else {}
 
 
-def is_lost(name: str, there: dict[str, str]) -> bool:
-    """Return whether a file of a cluster is missing, or has nothing in it where that is as bad."""
-    rules = "\n".join(line.partition("#")[0] for line in there.get(name, "").splitlines())
-    return name not in there or (name != "postgresql.conf" and not rules.strip())
+def lacks(engine: Engine, lost: Iterable[str]) -> str:
+    """Return what is wrong with each of some files of the cluster, as a clause."""
+    there = engine.read(*lost)
+    return " and ".join(places.lack(name, there) for name in sorted(lost))
 
 
 def write_lost_text(engine: Engine) -> None:
-    """Write them anew; nothing that is there is changed."""
+    """Write them anew; what is there is kept, rubbish in the place of a version under another name."""
     for name, text in lost_text(engine).items():
-        engine.append(name, text)
+        engine.append(name, text, instead=name == places.VERSION)
 
 
 def _broken(engine: Engine, said: re.Match[str]) -> Words:
@@ -120,9 +119,9 @@ def _broken(engine: Engine, said: re.Match[str]) -> Words:
     if lost := sorted(lost_text(engine)):
         holds = f"{directory} holds {held}" if held else f"{directory} is there"
         return (
-            f"the server's {' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} missing",
-            f"{holds}, and nothing of that is lost. Type `invoke doctor --fix`, which writes what is missing as it was"
-            " when the data was made (what you had changed in it is gone), then `invoke up`.",
+            f"the server does not find what it needs: {lacks(engine, lost)}",
+            f"{holds}, and nothing of that is lost. Type `invoke doctor --fix`, which writes that as it was when the"
+            " data was made (what you had changed in it is gone), then `invoke up`.",
         )
     if "could not load" in said[0]:
         return (

@@ -27,8 +27,8 @@ def opened(directory: Path, name: str) -> IO[bytes]:
             where = inner
         number = os.open(last, flags, dir_fd=where)
     except OSError as error:
-        why = "it is a symbolic link, which root does not follow there" if error.errno == errno.ELOOP else error.strerror
-        raise OSError(error.errno, why, str(directory / name)) from None
+        linked = "it is a symbolic link, which root does not follow there" if error.errno == errno.ELOOP else ""
+        raise OSError(error.errno, linked or error.strerror, str(directory / name)) from None
     finally:
         os.close(where)
     if not stat.S_ISREG(os.fstat(number).st_mode):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from stack.process import Refused
 
@@ -135,8 +136,12 @@ def read_env_file(path: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise Refused(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
+        place, former = quote(str(path)), quote(f"{path}.former")
+        mine = f"`chmod u+r {place}` if it is yours, or " if isinstance(error, PermissionError) else ""
         raise Refused(
-            f"{path} cannot be read: {error.strerror}. Mend that, or move it away; then `invoke init` writes a new one."
+            f"{path} cannot be read: {error.strerror}.",
+            cure=f"Type {mine}`mv {place} {former}`: without it every setting has its default, and `invoke init` writes"
+            " a new one.",
         ) from None
     problems = refusals(text)
     if problems:

@@ -18,6 +18,8 @@ from stack.talk import say
 if TYPE_CHECKING:
     from psutil import Process
 
+SERVERS = ("postgres", "postmaster")
+"""What PostgreSQL's own processes are called."""
 AT_ONCE = 10.0
 """Seconds that an immediate stop may take; after five the server kills sessions that do not heed it."""
 BY_FORCE = 5.0
@@ -98,7 +100,7 @@ def remains(directory: Path) -> list[Process]:
     found: dict[int, Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError, ValueError, IndexError):
-            if process.name() == "postgres" and lives(process) and _belongs(process, directory):
+            if process.name() in SERVERS and lives(process) and _belongs(process, directory):
                 found[process.pid] = process
     return sorted(found.values(), key=lambda process: _parent(process) in found)
 
@@ -131,14 +133,17 @@ def is_servers(process: Process, directory: Path) -> bool:
     """Return whether a process whose id the lock file has is the server of a directory. Raises psutil.Error, OSError.
 
     Only its own postmaster has the data directory as its working directory. Root in a container may not see that of
-    another user's process; there its command line must tell.
+    another user's process; there its command line must tell. Whoever writes the lock file may have put the id of
+    anybody's process into it, as of a shell that was left in the directory.
     """
     import psutil
 
+    if process.name() not in SERVERS or not _is_owners(process, directory):
+        return False
     try:
         return directory.samefile(process.cwd())
     except psutil.AccessDenied:
-        return process.uids().real == directory.stat().st_uid and _is_server(process, directory)
+        return _is_server(process, directory)
 
 
 def logged(log: Path, begin: int = 0) -> str:
@@ -212,9 +217,14 @@ def _belongs(process: Process, directory: Path) -> bool:
         return os.geteuid() == 0 and _is_server(process, directory)
     if not Path(f"/proc/{process.pid}/ns/pid").samefile("/proc/self/ns/pid"):
         return False
-    if directory.exists() and os.path.samestat(here, directory.stat()):
+    if directory.exists() and os.path.samestat(here, directory.stat()) and _is_owners(process, directory):
         return True
     return _is_server(process, directory) or (here.st_nlink == 0 and Path(process.cwd()) == directory)
+
+
+def _is_owners(process: Process, directory: Path) -> bool:
+    """Return whether a process is that of the directory's owner, or root's, as a server was once."""
+    return process.uids().real in (0, directory.stat().st_uid)
 
 
 def _place(process: Process) -> Path:

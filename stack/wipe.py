@@ -54,7 +54,7 @@ def ask_and_wipe(
     for loss in lost:
         say(str(loss))
     if not dry_run:
-        sweep(engine)
+        tidy(engine)
     if dry_run or not lost:
         say("Nothing was deleted." if lost else "There is no data to delete.")
         return
@@ -142,8 +142,8 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
     for path in paths:
         check(engine.root, path.name, path)
         refuse_if_held(engine, path)
-    for path in paths:
-        aside = path.with_name(f"{_ASIDE}{path.name}-{os.getpid()}")
+    mine = [path.with_name(f"{_ASIDE}{path.name}-{os.getpid()}") for path in paths]
+    for path, aside in zip(paths, mine, strict=True):
         try:
             path.rename(aside)
         except FileNotFoundError:
@@ -152,19 +152,44 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
             raise StackError(f"{path} cannot be moved aside: {error.strerror}. It was not deleted.") from None
         with suppress(OSError):  # what it repeats has gone
             names_of(path).unlink()
-    sweep(engine)
+    stays = _sweep(engine)
+    if any(aside.exists() for aside in mine):
+        raise StackError("\n".join(stays))
+    for why in stays:  # of another time
+        say(why)
 
 
 def sweep(engine: Engine) -> None:
-    """Delete what a wipe has moved aside, and what runs that died have left unfinished."""
+    """Delete what a wipe has moved aside, and what runs that died have left unfinished.
+
+    Raises StackError with what stays, and why, once all else is deleted.
+    """
+    if stays := _sweep(engine):
+        raise StackError("\n".join(stays))
+
+
+def tidy(engine: Engine) -> None:
+    """Do the same beside something else, which succeeds though something stays: that is only said."""
+    for why in _sweep(engine):
+        say(why)
+
+
+def _sweep(engine: Engine) -> list[str]:
+    stays = []
     for aside in unfinished(engine.root):
-        if aside.is_symlink():
-            aside.unlink()
-            continue
-        shutil.rmtree(aside, ignore_errors=True)
-        if aside.exists():
-            engine.delete(aside)
-            aside.rmdir()
+        try:
+            if aside.is_symlink():
+                aside.unlink()
+                continue
+            shutil.rmtree(aside, ignore_errors=True)
+            if aside.exists():
+                engine.delete(aside)
+                aside.rmdir()
+        except StackError as error:
+            stays.append(str(error))
+        except OSError as error:
+            stays.append(f"{aside}, which a command that died has left, cannot be deleted: {error.strerror}.")
+    return stays
 
 
 def unfinished(root: Path) -> list[Path]:

@@ -399,7 +399,7 @@ IMAGES_HBA = "# comment\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nh
     [("", True), ("host all all all scram-sha-256\n", False), ("include mine.conf\n", False)],
 )
 def test_a_container_that_lets_nobody_in_is_half_made(lines: str, half: bool) -> None:
-    files = {"": "\n".join(doctor.HALLS), "postgresql.conf": "", **dict.fromkeys(doctor.CORNERSTONES, "x")}
+    files = {"": "\n".join(doctor.HALLS), "postgresql.conf": "", **dict.fromkeys(doctor.CORNERSTONES, "17")}
     files["pg_hba.conf"] = IMAGES_HBA + lines
     assert bool(doctor._half_made(files, "docker")) is half
     assert not doctor._half_made(files, "embedded")

@@ -1,13 +1,16 @@
 import os
 import re
+import shutil
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from stack import init, ports, settings
+from stack.engine import exclusive
 from stack.process import Refused, StackError
 
 
@@ -237,3 +240,22 @@ def test_the_owner_stays(root: Path) -> None:
     init.init(root, isolated=True)
     there = (root / ".env").stat()
     assert (there.st_uid, there.st_gid) == (1234, 2345)
+
+
+def test_it_waits_for_another_command_and_two_at_once_write_one_whole_file(tmp_path: Path) -> None:
+    copy = tmp_path / "checkout"
+    shutil.copytree(settings.ROOT / "stack", copy / "stack", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tasks.py", ".env.example"):
+        shutil.copy(settings.ROOT / name, copy)
+    argv = [sys.executable, "-m", "invoke", "init", "--isolated"]
+    with exclusive(copy):
+        waiting = [subprocess.Popen(argv, cwd=copy, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        for each in waiting:
+            assert each.stderr
+            assert "waiting for it to end" in each.stderr.readline()
+        assert not (copy / ".env").exists()
+    assert [each.wait(60) for each in waiting] == [0, 0]
+    for each in waiting:
+        assert each.stderr
+        each.stderr.close()
+    assert settings.load(copy, {}).project == "checkout"

@@ -225,7 +225,10 @@ def test_a_lost_version_is_no_way_to_what_only_root_may_read(programs: Path, out
         assert "PG_VERSION" not in refusals.lost_text(engine)
         refusals.write_lost_text(engine)
         assert not (engine.directory / "PG_VERSION").exists()
-        secret.write_text("17\n")  # as in a file that is there
+        secret.write_text("17\n")
+        assert "PG_VERSION" not in refusals.lost_text(engine)
+        (engine.directory / "base" / "1" / "PG_VERSION").unlink()
+        (engine.directory / "base" / "1" / "PG_VERSION").write_text("17\n")
         assert refusals.lost_text(engine)["PG_VERSION"] == "17"
 
 

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,11 +144,26 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 def test_a_directory_in_its_place_is_refused_and_the_cure_works(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
-    with pytest.raises(Refused, match="or move it away; then `invoke init`"):
+    with pytest.raises(Refused, match="`invoke init` writes a new one") as refused:
         settings.load(tmp_path, {})
-    (tmp_path / ".env").rename(tmp_path / "away")
+    subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
     (tmp_path / ".env.example").touch()
     assert init(tmp_path, isolated=False).startswith("Wrote")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_each_cure_for_one_that_may_not_be_read_works(tmp_path: Path, number: int) -> None:
+    (tmp_path / ".env").write_text("POSTGRES_USER=me")
+    (tmp_path / ".env").chmod(0)
+    (tmp_path / ".env.example").touch()
+    code = f"from pathlib import Path; from stack import settings; settings.load(Path({str(tmp_path)!r}), {{}})"
+    user = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] * (os.geteuid() == 0)
+    said = subprocess.run([*user, sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert "Permission denied" in said.stderr
+    cures = [words for words in said.stderr.split("`")[1::2] if words.startswith(("chmod", "mv"))]
+    subprocess.run(["sh", "-c", cures[number]], check=True)
+    assert init(tmp_path, isolated=False).startswith(f"Wrote {tmp_path}" if number else f"{tmp_path}/.env is there")
+    assert settings.load(tmp_path, {}).user == ("postgres" if number else "me")
 
 
 def test_the_compose_files_and_the_settings_have_the_same_defaults() -> None:

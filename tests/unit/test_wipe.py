@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from stack import wipe
 from stack.guards import Holder
-from stack.process import Refused
+from stack.process import Refused, StackError
 
 
 class Down:
@@ -208,3 +209,58 @@ def test_a_directory_that_is_mounted_from_the_same_disk_is_refused(root: Path, t
     finally:
         subprocess.run(["umount", root / "data"], check=True)
     assert (other / "pg" / "rows").exists()
+
+
+@pytest.fixture
+def stuck(root: Path) -> Iterator[Path]:
+    """A leftover that nobody can delete: something is mounted in it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    place = root / "data" / ".wiped-pg-1" / "mounted"
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], check=True)
+    (place / "file").touch()
+    yield place.parent
+    subprocess.run(["umount", str(place)], check=True)
+
+
+class Helpless(Down):
+    def delete(self, path: Path) -> None:
+        raise StackError(f"{path} holds files that another user owns.", cure=f"`sudo rm -rf '{path}'`")
+
+
+def test_one_leftover_that_stays_stops_neither_the_others_nor_a_start(
+    root: Path, stuck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = root / "data" / ".wiped-pg-2"
+    other.mkdir()
+    wipe.tidy(Helpless(root))  # type: ignore[arg-type]
+    assert not other.exists()
+    assert str(stuck) in capsys.readouterr().err
+    other.mkdir()
+    with pytest.raises(StackError, match=str(stuck)):
+        wipe.sweep(Helpless(root))  # type: ignore[arg-type]
+    assert not other.exists()
+
+
+def test_a_leftover_of_another_time_does_not_keep_anybody_from_deleting(
+    root: Path, stuck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(Helpless(root), yes=True)
+    assert not (root / "data" / "pg").exists()
+    assert "Deleted." in (said := capsys.readouterr().err)
+    assert str(stuck) in said
+
+
+def test_leftovers_in_a_directory_that_may_not_be_written_are_told(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "data" / ".wiped-link").symlink_to(root)
+    (root / "data").chmod(0o500)
+    try:
+        if os.geteuid() == 0:
+            pytest.skip("root writes everywhere")
+        wipe.tidy(Helpless(root))  # type: ignore[arg-type]
+        assert ".wiped-link" in capsys.readouterr().err
+    finally:
+        (root / "data").chmod(0o700)

@@ -1,0 +1,127 @@
+"""What lies in data/embedded and is not what it seems: nobody else's process is signalled, no word is untrue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from stack import doctor, ready, refusals
+from stack.embedded import Embedded
+from stack.process import StackError
+
+
+def up(engine: Embedded) -> None:
+    ready.bring_up(engine, 30, pull=False, wait=True)
+
+
+def type_cure(error: StackError, engine: Embedded) -> None:
+    """Type what a message says to type, as far as it is no command of invoke's."""
+    for words in error.cure.split("`")[1::2]:
+        if words == "invoke doctor --fix":
+            doctor._mend(engine.root, [])
+            refusals.write_lost_text(engine)
+        elif words != "invoke up":
+            subprocess.run(["sh", "-c", words], check=True)
+
+
+@pytest.mark.parametrize("words", [("sleep", "60"), ("sh", "-c", "trap '' TERM; sleep 60; :")])
+def test_a_process_that_is_no_server_is_not_signalled(engine: Embedded, words: tuple[str, ...]) -> None:
+    up(engine)
+    engine.stop()
+    with subprocess.Popen(words, cwd=engine.directory) as shell:
+        try:
+            (engine.directory / "postmaster.pid").write_text(f"{shell.pid}\n{engine.directory}\n1\n1\n\n\n\nready\n")
+            assert engine.services()[0].state == "not started"
+            engine.append("pg_hba.conf", "# nothing")
+            engine.stop()
+            time.sleep(0.2)
+            assert shell.poll() is None
+            up(engine)
+            engine.stop()
+            assert shell.poll() is None
+        finally:
+            shell.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
+def test_a_process_of_somebody_elses_that_has_the_servers_name_is_not_signalled(engine: Embedded) -> None:
+    """One whose user is neither the owner of the data nor root cannot be its server."""
+    up(engine)
+    engine.stop()
+    place = Path(tempfile.mkdtemp(prefix="stack-fake-"))
+    place.chmod(0o755)
+    fake = place / "postgres"
+    shutil.copy("/bin/sleep", fake)
+    with subprocess.Popen([str(fake), "60"], cwd=engine.directory, user=4321, group=4321, extra_groups=[]) as other:
+        try:
+            (engine.directory / "postmaster.pid").write_text(f"{other.pid}\n{engine.directory}\n1\n1\n\n\n\nready\n")
+            engine.stop()
+            time.sleep(0.2)
+            assert other.poll() is None
+        finally:
+            other.kill()
+            shutil.rmtree(place)
+
+
+# -- PG_VERSION ---------------------------------------------------------------------------------------------
+
+
+def with_rows(engine: Embedded) -> None:
+    up(engine)
+    subprocess.run(
+        engine.client("psql", "-qXc", "CREATE TABLE kept AS SELECT 42 AS n").argv, check=True, capture_output=True
+    )
+    engine.stop()
+
+
+def has_rows(engine: Embedded) -> None:
+    up(engine)
+    asked = engine.client("psql", "-XAtc", "SELECT n FROM kept").argv
+    assert subprocess.run(asked, check=True, capture_output=True).stdout == b"42\n"
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "\0\0\0", "seventeen\n", "-1\n"])
+def test_rubbish_in_the_version_is_no_other_version_and_the_cure_works(engine: Embedded, damage: str) -> None:
+    with_rows(engine)
+    (engine.directory / "PG_VERSION").write_text(damage)
+    with pytest.raises(StackError, match=r"PG_VERSION .*no version") as refused:
+        up(engine)
+    assert "made by PostgreSQL" not in str(refused.value)
+    type_cure(refused.value, engine)
+    has_rows(engine)
+
+
+@pytest.mark.parametrize("damage", [None, "", "rubbish"])
+@pytest.mark.parametrize("lost", [["base/1"], ["base/1", "base/4"]])
+def test_a_version_is_written_anew_from_whatever_database_tells_it(
+    engine: Embedded, damage: str | None, lost: list[str]
+) -> None:
+    with_rows(engine)
+    for place in lost:
+        (engine.directory / place / "PG_VERSION").unlink()
+    version = engine.directory / "PG_VERSION"
+    version.unlink() if damage is None else version.write_text(damage)
+    with pytest.raises(StackError, match="PG_VERSION") as refused:
+        up(engine)
+    assert "`invoke doctor --fix`" in refused.value.cure
+    type_cure(refused.value, engine)
+    assert version.read_text() == "17\n"
+
+
+@pytest.mark.parametrize("damage", [None, "rubbish"])
+def test_a_version_that_nothing_tells_is_not_promised(engine: Embedded, damage: str | None) -> None:
+    with_rows(engine)
+    for place in engine.directory.glob("base/*/PG_VERSION"):
+        place.unlink()
+    version = engine.directory / "PG_VERSION"
+    version.unlink() if damage is None else version.write_text(damage)
+    with pytest.raises(StackError, match="PG_VERSION") as refused:
+        up(engine)
+    assert "doctor --fix" not in str(refused.value)
+    assert "do not delete it" in str(refused.value)

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from stack import guards, places, ports, regular
+from stack import guards, identity, places, ports, regular
 from stack.process import Refused, StackError, do, look, look_raw
 from stack.programs import MAJOR
 from stack.service import Command, Endpoint, Running, Service
@@ -47,6 +47,7 @@ _TAR_HEADER = 512
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 # A listing, then name and text of each file that is there, all between zero bytes.
 _READ = r"""cd "$0" && ls -A && for f; do [ ! -f "$f" ] || { printf '\0%s\0' "$f"; tr -d '\0' <"$f"; }; done"""
+_IDENTITY = r"""pg_controldata && printf '\0' && cat "$PGDATA/postmaster.pid" """
 _APPEND = r"""[ -z "$3" ] || [ ! -s "$0/$1" ] || mv "$0/$1" "$0/$1.damaged"; printf '%s\n' "$2" >>"$0/$1" """
 
 
@@ -170,24 +171,25 @@ class Docker:
         user, password, database = (environment[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
         return Running(Endpoint(*_address(published[0]), user, password, database), bindings[0], server)
 
-    def identifier(self, server: str, *, surely: bool = False) -> int:
-        """Return the system identifier of the cluster in a container; raises StackError when nobody can tell.
+    def identifier(self, server: str, *, surely: bool = False) -> identity.Identity:
+        """Return what tells the server in a container from all others; raises StackError when nobody can tell.
 
-        Who may reads the control file; to others Docker itself hands it out, in 10 ms. Where it is elsewhere, `surely`
+        Who may reads its files; to others Docker itself hands one out, in 10 ms. Where they are elsewhere, `surely`
         asks PostgreSQL's own program in the container, which takes 60.
         """
         if surely:
-            told = look(["docker", "exec", "--env", "LC_ALL=C", server, "pg_controldata"])
-            if found := re.search(r"system identifier: +(\d+)", told.stdout):
-                return int(found[1])
+            told = look(["docker", "exec", "--env", "LC_ALL=C", server, "sh", "-c", _IDENTITY])
+            control, _, lock = told.stdout.partition("\0")
+            if found := re.search(r"system identifier: +(\d+)", control):
+                return identity.told(lock, int(found[1]))
             raise StackError(
                 f"The container of postgres does not tell which cluster it has: {told.stderr.strip()}",
                 cure="Type `invoke doctor`.",
             )
         with contextlib.suppress(StackError):
-            return places.identifier(self.root / "data" / "pg")
-        packed = look_raw(["docker", "cp", f"{server}:{_STATE['pg'][1]}/global/pg_control", "-"])
-        return int.from_bytes(packed[_TAR_HEADER : _TAR_HEADER + 8], sys.byteorder)
+            return identity.seen(self.root / "data" / "pg")
+        packed = look_raw(["docker", "cp", f"{server}:{_STATE['pg'][1]}/{identity.LOCK}", "-"])
+        return identity.told(packed[_TAR_HEADER:].partition(b"\0")[0].decode(errors="replace"))
 
     def _refuse_if_changed(self, variables: list[str]) -> dict[str, str]:
         """Return a container's environment. Raises Refused when the settings name another database than it does."""

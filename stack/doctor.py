@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import os
 import re
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stack import engine, guards, init, places, ready, refusals, rights, settings, snapshots
+from stack import engine, guards, identity, init, places, ready, refusals, rights, settings, snapshots
 from stack.compose import Docker
 from stack.engine import Engine
 from stack.ports import holder
 from stack.process import Refused, StackError, printable
 from stack.programs import MAJOR
-from stack.ready import APART, LoginFailed, connect, login, telling
-from stack.refusals import explain, tell
+from stack.ready import LoginFailed, connect, login, telling
+from stack.refusals import APART, explain, tell
 from stack.service import Endpoint, Service
 from stack.talk import draw, give, human, say
 from stack.wipe import sweep, unfinished
@@ -541,6 +537,8 @@ def _shut(case: Case, endpoint: Endpoint, said: str) -> Finding | None:
     kind = refusals.refusal(said)
     if not case.ours or not kind or kind.cause == "other":
         return None
+    if another := refusals.anothers(case.engine, said):
+        return failed(f"The database does not let us in: {another[0]}.", another[1])
     why, cure = kind.explain(case.engine, said)
     message = f"The database does not let us in: {why}."
     if kind.cause == "full":
@@ -806,18 +804,7 @@ def _lets_in(chosen: Engine, endpoint: Endpoint, known: dict[str, Any]) -> bool:
         "SELECT rolpassword FROM pg_authid WHERE rolname = {} AND now() < coalesce(rolvaliduntil, 'infinity');"
     ).format(sql.Literal(endpoint.user))
     verifier = tell(chosen, known["superuser"], query.as_string(None))
-    return endpoint.database in known["databases"] and _is_of(verifier, endpoint.password)
-
-
-def _is_of(verifier: str, password: str) -> bool:
-    """Return whether a SCRAM verifier is that of a password (RFC 5803)."""
-    found = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):.+", verifier)
-    if not found:
-        return False
-    prepared = unicodedata.normalize("NFKC", password).encode()
-    salted = hashlib.pbkdf2_hmac("sha256", prepared, base64.b64decode(found[2]), int(found[1]))
-    key = hmac.digest(salted, b"Client Key", "sha256")
-    return hmac.compare_digest(hashlib.sha256(key).digest(), base64.b64decode(found[3]))
+    return endpoint.database in known["databases"] and identity.is_password(verifier, endpoint.password)
 
 
 def set_password(chosen: Engine, endpoint: Endpoint, superuser: str) -> None:

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from stack import guards, places, ports, regular, rights, shutdown
+from stack import guards, identity, places, ports, regular, rights, shutdown
 from stack.process import Refused, StackError, environment, look
 from stack.programs import MAJOR, installed, server_programs
 from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
@@ -233,10 +233,10 @@ class Embedded:
         local = Endpoint(socket, self._port, self.settings.user, "", self.settings.database)
         return Running(local, self.directory, server)
 
-    def identifier(self, server: str, *, surely: bool = False) -> int:
-        """Return the system identifier of the cluster; raises StackError when its control file cannot be read."""
+    def identifier(self, server: str, *, surely: bool = False) -> identity.Identity:
+        """Return what tells the server from all others; raises StackError when its files cannot be read."""
         del server, surely
-        return places.identifier(self.directory)
+        return identity.seen(self.directory)
 
     def url(self, service: str, target: int) -> str:
         """Return nothing: there are no pages."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from stack import places, settings
 from stack.compose import Docker
 from stack.guards import Holder
+from stack.identity import Identity
 from stack.places import Contents
 from stack.process import StackError
 from stack.service import Command, Endpoint, Running, Service
@@ -74,8 +75,8 @@ class Engine(Protocol):
     def running(self, service: str) -> str:
         """Return the id under which a service runs; raise StackError when it does not."""
 
-    def identifier(self, server: str, *, surely: bool = False) -> int:
-        """Return the system identifier of the cluster that a server of ours (see `running`) has, as seen from inside.
+    def identifier(self, server: str, *, surely: bool = False) -> Identity:
+        """Return what tells a server of ours (see `running`) from all others, as seen from inside.
 
         `surely` is the slower way, to be taken before anybody is called a stranger. Raises StackError when nobody can
         tell.

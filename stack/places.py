@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,18 +117,6 @@ def lack(name: str, there: Mapping[str, str]) -> str:
     if name != "postgresql.conf" and not any(line.partition("#")[0].strip() for line in text.splitlines()):
         return f"{name} has no line in it" if text else f"{name} is empty"
     return ""
-
-
-def identifier(directory: Path) -> int:
-    """Return a cluster's system identifier, which initdb gives it: the first eight bytes of its control file.
-
-    Raises StackError when that cannot be read.
-    """
-    try:
-        with regular.opened(directory, "global/pg_control") as control:
-            return int.from_bytes(control.read(8), sys.byteorder)
-    except OSError as error:
-        raise StackError(f"{error.filename} cannot be read: {error.strerror}.", cure="Type `invoke doctor`.") from None
 
 
 def contents(directory: Path) -> Contents:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from stack import ports
+from stack import identity, ports
 from stack.engine import Engine, Start
+from stack.identity import Identity
 from stack.process import StackError, meanwhile
-from stack.refusals import Kind, explain, refusal
+from stack.refusals import APART, Kind, explain, refusal
 from stack.service import LIBPQ, Endpoint, Service, conninfo
 from stack.settings import DEFAULTS
 from stack.talk import live, say
@@ -34,13 +35,6 @@ PATIENCE = 3.0
 
 _ENVIRONMENT = threading.Lock()
 """Held while variables are out of the environment: a second login must not take their absence for the usual."""
-
-
-APART = (
-    "Stop that server, then type `invoke down` and `invoke up`; or give this stack ports of its own: `invoke down`,"
-    " `invoke init --isolated`, `invoke up`."
-)
-"""What to do about a server that answers in the place of ours."""
 
 
 class LoginFailed(Exception):
@@ -77,7 +71,7 @@ def login(endpoint: Endpoint, engine: Engine) -> str:
     """
     import psycopg
 
-    def inside(*, surely: bool = False) -> int:
+    def inside(*, surely: bool = False) -> Identity:
         return engine.identifier(engine.running("postgres"), surely=surely)
 
     quick = meanwhile(inside) if endpoint.ours else None
@@ -108,19 +102,35 @@ def prepare(engine: Engine, freed: int) -> None:
         raise StackError(f"Nothing was deleted, since it could not be started again. {error}", error.code) from None
 
 
-def prove(connection: Connection[Any], quick: Callable[[], int], surely: Callable[[], int]) -> None:
-    """Return when a session is on the engine's own server: its cluster has the system identifier seen from inside.
+def prove(connection: Connection[Any], quick: Callable[[], Identity], surely: Callable[[], Identity]) -> None:
+    """Return when a session is on the engine's own server, as that is seen from inside.
 
     `quick` and `surely` say what is seen from inside. Raises Stranger when it is another, and StackError when nobody
     can tell.
     """
-    theirs = _system_identifier(connection)
+    theirs = _identity(connection)
     with suppress(StackError):
-        if theirs and quick() == theirs:  # a look that saw nothing is 0 as well
+        if quick().is_of(theirs):
             return
     ours = surely()
-    if ours != theirs:
+    if not ours.is_of(theirs):
         raise _stranger(connection, theirs, ours)
+
+
+def _identity(connection: Connection[Any]) -> Identity:
+    """Return what the server of a session tells of itself; who may not read its files is told when it began."""
+    import psycopg
+
+    system = _system_identifier(connection)
+    query = "SELECT extract(epoch FROM pg_postmaster_start_time())::float8, has_function_privilege({}, 'EXECUTE')"
+    try:
+        ((began, may_read),) = connection.execute(query.format("'pg_read_file(text)'").encode()).fetchall()
+        ((lock,),) = connection.execute(f"SELECT pg_read_file('{identity.LOCK}')".encode()) if may_read else [("",)]
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error:
+        return Identity(system)
+    return Identity(system, lock, began)
 
 
 def _system_identifier(connection: Connection[Any]) -> int:
@@ -141,16 +151,20 @@ def _system_identifier(connection: Connection[Any]) -> int:
         return 0
 
 
-def _stranger(connection: Connection[Any], theirs: int, ours: int) -> Stranger:
+def _stranger(connection: Connection[Any], theirs: Identity, ours: Identity) -> Stranger:
     told = connection.info
     directory = "".join(
         f", its data in {row[0]}"  # as it calls it itself; who may not know is told nothing
         for row in connection.execute("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
     )
+    which = f"with the system identifier {theirs.system}, where this stack's has {ours.system}"
+    if theirs.system == ours.system:
+        times = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.began)) for each in (theirs, ours)]
+        which = f"on a copy of the same cluster; it was started {times[0]}, this stack's {times[1]}"
     return Stranger(
         f"Another server answers at {told.host}:{told.port}, not this stack's: PostgreSQL"
-        f" {told.parameter_status('server_version')}{directory}, with the system identifier {theirs}, where this"
-        f" stack's has {ours}. There listens {ports.holder(told.port, told.host)}. It was not touched.",
+        f" {told.parameter_status('server_version')}{directory}, {which}. There listens"
+        f" {ports.holder(told.port, told.host)}. It was not touched.",
         cure=APART,
     )
 

@@ -11,10 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack import places, ports
+from stack import identity, places, ports
 from stack.engine import Engine
 from stack.process import StackError, look
 
+APART = (
+    "Stop that server, then type `invoke down` and `invoke up`; or give this stack ports of its own: `invoke down`,"
+    " `invoke init --isolated`, `invoke up`."
+)
+"""What to do about a server that answers in the place of ours."""
 SHOWN = 4
 """Kinds of sessions that a message names."""
 
@@ -57,7 +62,18 @@ def explain(engine: Engine, said: str, *, log: bool = False) -> Words | None:
     if (endpoint := engine.endpoint()) and not endpoint.ours:
         why = kind.explain(engine, said)[0] if kind.passing else ""
         return why, "Mend DATABASE_URL, or the server that it names."
+    if kind.of_a_session and (another := anothers(engine, said)):
+        return another
     return kind.explain(engine, said)
+
+
+def anothers(engine: Engine, said: str) -> Words | None:
+    """Return who answers in the place of our own server, when that would not say such words; None when it would."""
+    endpoint = engine.endpoint()
+    if not endpoint or identity.would_say(said, endpoint, lambda query: inside(engine, query)) is not False:
+        return None
+    who = ports.holder(int(endpoint.port), endpoint.host)
+    return f"another server than this stack's answers at {endpoint.host}:{endpoint.port}: {who}", APART
 
 
 def told(engine: Engine, said: str, otherwise: str = "Type `invoke doctor`, which finds out why.") -> str:
@@ -149,6 +165,37 @@ def _nobody_let_in(engine: Engine, _said: re.Match[str]) -> Words:
         )
     holds = f"{directory} holds {held}" if held else f"{directory} is there"
     return "its pg_hba.conf lets nobody in from here", f"{holds}, and nothing of that is lost. {line}"
+
+
+def _wrong_password(engine: Engine, said: re.Match[str]) -> Words:
+    """Tell of a password that was not taken; a server says so of a user too whom it does not have."""
+    endpoint = engine.endpoint()
+    if endpoint and _has_no(engine, endpoint.user):
+        return (
+            f"the data was initialised with another user: it has no {endpoint.user!r}",
+            "POSTGRES_USER counts only when the data is made. Put the former one back.",
+        )
+    if not endpoint or identity.would_say(said[0], endpoint, lambda query: inside(engine, query)) is None:
+        return (
+            "the server at its address does not take the password of the settings, and nobody gets in from inside to"
+            " see whether that is this stack's own",
+            "POSTGRES_PASSWORD counts only when the data is made. Put the former one back; or type `invoke doctor`,"
+            " which looks who answers there.",
+        )
+    return (
+        "the data was initialised with another password",
+        "POSTGRES_PASSWORD counts only when the data is made. Put the former password back, or type"
+        " `invoke doctor --fix`, which gives the database the new one.",
+    )
+
+
+def _has_no(engine: Engine, user: str) -> bool:
+    """Return whether our own server says from inside that it does not have a user."""
+    try:
+        tell(engine, user, "SELECT 1;")
+    except StackError as error:
+        return f'role "{user}" does not exist' in str(error)
+    return False
 
 
 def _turned_away(engine: Engine, _said: re.Match[str]) -> Words:
@@ -277,11 +324,7 @@ def _closed(_engine: Engine, said: re.Match[str]) -> Words:
 KINDS = [
     Kind(
         re.compile(r"password authentication failed"),
-        _always(
-            "the data was initialised with another password",
-            "POSTGRES_PASSWORD counts only when the data is made. Put the former password back, or type"
-            " `invoke doctor --fix`, which gives the database the new one.",
-        ),
+        _wrong_password,
         of_a_session=True,
     ),
     Kind(

@@ -10,7 +10,7 @@ from stack.settings import ROOT
 FLOORS = [
     {"process"},
     {"settings", "service", "talk", "cli", "regular"},
-    {"guards", "ports", "programs", "places", "rights", "shutdown", "sources", "files"},
+    {"guards", "ports", "programs", "places", "identity", "rights", "shutdown", "sources", "files"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
     {"refusals"},

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from stack import ready
+from stack.identity import Identity
 from stack.places import Contents
 from stack.process import StackError
 from stack.service import Command, Endpoint, Service
@@ -144,7 +145,7 @@ def test_restarts_of_the_past_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("refusal", "cure"),
     [
-        ('FATAL:  password authentication failed for user "u"', "another password"),
+        ('FATAL:  password authentication failed for user "u"', "does not take the password"),
         ('FATAL:  no pg_hba.conf entry for host "172.17.0.1"', "invoke reset-data"),
         ('FATAL:  database "d" does not exist', "another user or database"),
         ('FATAL:  role "u" is not permitted to log in', "NOLOGIN"),
@@ -389,6 +390,6 @@ def test_a_look_that_saw_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch)
         def execute(self, query: str) -> list[object]:
             return []
 
-    monkeypatch.setattr(ready, "_system_identifier", lambda _: 0)
+    monkeypatch.setattr(ready, "_identity", lambda _: Identity())
     with pytest.raises(ready.Stranger):
-        ready.prove(Session(), lambda: 0, lambda: 7)  # type: ignore[arg-type]
+        ready.prove(Session(), Identity, lambda: Identity(7))  # type: ignore[arg-type]

@@ -319,7 +319,7 @@ def _owner(path: Path) -> Finding | None:
     facts = path.stat()
     account = rights.account(path, path.parent.parent)  # when this is root, `up` gives the data to the account
     if not account and facts.st_uid != os.geteuid():
-        return failed(f"{path} is another user's, so PostgreSQL refuses it.", f"Type `sudo chown -R $USER '{path}'`.")
+        return failed(*guards.closed(path))
     if facts.st_mode & 0o027 and any(path.iterdir()):
         mode = f"{facts.st_mode & 0o777:o}"
         return failed(f"{path} has mode {mode}, so PostgreSQL refuses it.", f"Type `chmod 700 '{path}'`.")

@@ -454,11 +454,11 @@ class Embedded:
         """Raise Refused when this user may not use the cluster's directory."""
         if not self.directory.is_dir() or os.access(self.directory, os.R_OK | os.W_OK | os.X_OK):
             return
-        place, mine = shlex.quote(str(self.directory)), self.directory.stat().st_uid == os.geteuid()
-        why, cure = "another user's", f"sudo chown -R $USER {place}"
-        if mine:
-            why, cure = "not open to you", f"chmod 700 {place}"
-        raise Refused(f"{self.directory} is {why}. Nothing was done.", cure=f"Type `{cure}`, then the command again.")
+        if self.directory.stat().st_uid != os.geteuid():
+            why, cure = guards.closed(self.directory)
+            raise Refused(f"{why} Nothing was done.", cure=cure)
+        cure = f"Type `chmod 700 {shlex.quote(str(self.directory))}`, then the command again."
+        raise Refused(f"{self.directory} is not open to you. Nothing was done.", cure=cure)
 
     def _refuse_if_held(self) -> None:
         """Raise Refused when a server that is not ours is at work on the cluster.
@@ -518,7 +518,7 @@ class Embedded:
                 cure=places.start_over(self.directory, held),
             )
         return StackError(
-            f"{self.directory} is not empty and holds no PostgreSQL cluster. Look at it.",
+            f"{self.directory} is not empty and holds no PostgreSQL cluster: {why}. Nothing was changed. Look at it.",
             cure=places.start_over(self.directory, held),
         )
 
@@ -729,5 +729,7 @@ def no_convex(service: str) -> Refused:
 
 
 def _only_postgres(service: str) -> None:
-    if service not in ("", POSTGRES):
+    if service.startswith("convex"):
         raise no_convex(service)
+    if service not in ("", POSTGRES):
+        raise Refused(f"There is no service {service!r}. There is: {POSTGRES}.")

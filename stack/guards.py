@@ -128,6 +128,57 @@ def server(directory: Path) -> Holder | None:
     return None
 
 
+def closed(directory: Path) -> tuple[str, str]:
+    """Return why a cluster that is another user's is not used, and how to take it over.
+
+    A server that is at work on it would lose its files; what this user may see of it is looked at first.
+    """
+    import pwd
+
+    uid = directory.stat().st_uid
+    place, owner = shlex.quote(str(directory)), str(uid)
+    with suppress(KeyError):
+        owner = pwd.getpwuid(uid).pw_name
+    take = f"`sudo chown -R $USER {place}`, then the command again."
+    stop = f"or let {owner} type `invoke down`; then"
+    found = _of_user(uid)
+    if pid := next((pid for pid, argv in found.items() if argv[1:3] == ["-D", str(directory)]), 0):
+        return (
+            f"{directory} is {owner}'s, and so is the PostgreSQL that is at work on it (process {pid}), which does not"
+            " bear that its files are given to you.",
+            f"Type `sudo kill -INT {pid}` (a fast shutdown), {stop} {take}",
+        )
+    if maybe := [str(pid) for pid, argv in found.items() if not _is_elsewhere(argv, directory)][:4]:
+        return (
+            f"{directory} is {owner}'s. A PostgreSQL of {owner}'s runs (process {', '.join(maybe)}), and may be at work"
+            " on it, which is not to be seen from here.",
+            f"Type `sudo ls -l {' '.join(f'/proc/{pid}/cwd' for pid in maybe)}`, which shows where it works. If that is"
+            f" there, stop it: `sudo kill -INT {maybe[0]}`, {stop} {take}",
+        )
+    return (
+        f"{directory} is {owner}'s, and whether a server is at work on it is not to be seen from here.",
+        f"Type `sudo cat {place}/postmaster.pid`: when there is no such file, none is; else let {owner} type `invoke"
+        f" down` first. Then {take}",
+    )
+
+
+def _is_elsewhere(argv: list[str], directory: Path) -> bool:
+    """Return whether a server's command line names another directory than this."""
+    return argv[1:2] == ["-D"] and not same(argv[2], directory) and Path(argv[2]).is_absolute()
+
+
+def _of_user(uid: int) -> dict[int, list[str]]:
+    """Return the PostgreSQL servers of a user, with their command lines, as far as this user may see them."""
+    import psutil
+
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() in ("postgres", "postmaster") and process.uids().real == uid:
+                found[process.pid] = (process.ppid(), process.cmdline())
+    return {pid: argv for pid, (parent, argv) in found.items() if parent not in found}
+
+
 def _by_lock_file(directory: Path) -> Holder | None:
     import psutil
 

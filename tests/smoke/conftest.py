@@ -16,18 +16,19 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """End in one line, with the cure, when there is nothing to test."""
+    """End in one line, with the cure, when there is nothing to test, or nobody is let in."""
     try:
         engine = engines.choose()
-        endpoint = engine.endpoint()
-        if endpoint:
+        if all(service.state == "not started" for service in engine.services()):
+            pytest.exit("No stack runs here to test. Type `invoke up`, then `nox -s smoke`.", returncode=1)
+        if endpoint := engine.endpoint():
             login(endpoint, engine)
-        missing: str | bool = not any(service.state == "running" for service in engine.services())
-    except (StackError, LoginFailed) as error:
-        missing = str(error).partition("\n")[0]
-    if missing:
-        why = f" ({missing})" if isinstance(missing, str) else ""
-        pytest.exit(f"No running stack to test{why}. Type `invoke up`, then `nox -s smoke`.", returncode=1)
+    except LoginFailed as error:
+        why = str(error).strip().partition("\n")[0].rstrip(".")
+        cure = "Type `invoke doctor`, which finds out why."
+        pytest.exit(f"The stack runs and cannot be tested: {why}. {cure}", returncode=1)
+    except StackError as error:
+        pytest.exit(f"Nothing can be tested. {' '.join(str(error).split())}", returncode=1)
 
 
 @pytest.fixture(scope="session")

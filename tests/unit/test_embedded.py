@@ -169,7 +169,7 @@ def test_a_log_that_cannot_be_moved_goes_on_growing(engine: Embedded) -> None:
     assert engine.log.stat().st_size >= 10_000_001
 
 
-def test_a_version_that_is_no_text_is_told_as_another(engine: Embedded) -> None:
+def test_a_version_that_is_no_text_is_told(engine: Embedded) -> None:
     engine.directory.mkdir()
     (engine.directory / "PG_VERSION").write_bytes(b"\xff\n")
     with pytest.raises(StackError, match="Nothing was changed"):
@@ -249,7 +249,7 @@ def test_files_that_the_user_edits_wrongly_are_named_and_nothing_is_deleted(engi
     engine.stop()
     for name, text, saying in (
         ("pg_hba.conf", "nonsense\n", "a line of its pg_hba.conf cannot be read"),
-        ("PG_VERSION", "\n", "its PG_VERSION is missing"),
+        ("PG_VERSION", "\n", "PG_VERSION is empty"),
         ("global/pg_control", "\0" * 8192, "its files do not fit this server"),
         ("postgresql.auto.conf", "garbage\n", "contains errors"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import re
@@ -445,10 +446,27 @@ class Embedded:
             failed = re.search(r"^.*(FATAL|ERROR):.*$", result.stderr, re.MULTILINE)
             if failed:
                 raise StackError(f"The database {self.settings.database!r} was not made: {failed[0].strip()}")
-        if self.directory.exists():
-            self.directory.rmdir()
-        fresh.rename(self.directory)
+        try:
+            if self.directory.exists():
+                self.directory.rmdir()
+            fresh.rename(self.directory)
+        except OSError as error:
+            raise self._not_replaceable(error) from None
         scratch.rmdir()
+
+    def _not_replaceable(self, error: OSError) -> StackError:
+        """Return what to say when the new cluster cannot take the place of an empty directory."""
+        place = shlex.quote(str(self.directory))
+        if error.errno == errno.EBUSY:
+            return StackError(
+                f"{self.directory} is a mount point, which the new cluster cannot take the place of. Nothing is lost.",
+                cure=f"Type `umount {place}`, and mount a larger disk at {self.directory.parent} itself; then"
+                " `invoke up`.",
+            )
+        return StackError(
+            f"{self.directory} cannot be replaced by the new cluster: {error.strerror}. Nothing is lost.",
+            cure=f"Look at it; type `mv {place} {shlex.quote(f'{self.directory}.former')}`, then `invoke up`.",
+        )
 
     def _refuse_if_closed(self) -> None:
         """Raise Refused when this user may not use the cluster's directory."""
@@ -583,16 +601,16 @@ class Embedded:
             raise StackError(f"{place} belongs to somebody else. Remove it, then type `invoke up`.")
 
     def _clear_stale_lock(self) -> None:
-        """Remove lock files whose process id belongs to another program, as happens after a reboot.
+        """Remove lock files whose process id belongs to another program, as happens after a reboot, or is none.
 
         PostgreSQL itself only asks whether any process has that id, and would refuse to start.
         """
-        if self._process():
+        if self._process() or shutdown.remains(self.directory):
             return
         for lock in (self.directory / "postmaster.pid", self.socket_directory / f".s.PGSQL.{self._port}.lock"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                os.kill(int(regular.text(lock.parent, lock.name).splitlines()[0]), 0)
-                lock.unlink()
+            with contextlib.suppress(OSError):
+                if _is_stale(regular.text(lock.parent, lock.name)):
+                    lock.unlink()
 
     def _process(self) -> Process | None:
         """Return the server of this directory, if it lives."""
@@ -605,7 +623,7 @@ class Embedded:
                 return None
             self._refuse_anothers(process.pid, process.cmdline())
             return Process(process.uids().real, *lines)
-        except (OSError, ValueError, IndexError, psutil.Error):
+        except (OSError, ValueError, IndexError, OverflowError, psutil.Error):
             return None
 
     def _refuse_anothers(self, pid: int, argv: list[str]) -> None:
@@ -693,6 +711,17 @@ def _append(path: Path, text: str) -> None:
     except OSError as error:
         why = f"{error.strerror}"
     raise StackError(f"{path} could not be written: {why}.", cure="Look at what is there.")
+
+
+def _is_stale(lock: str) -> bool:
+    """Return whether a lock file would keep a server from starting though none runs; one of a dead process does not."""
+    try:
+        os.kill(abs(int(lock.splitlines()[0])), 0)  # negative for a single-user server
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, IndexError, OverflowError):
+        return True
+    return True
 
 
 def _speaks_of(address: str, rules: str) -> bool:

@@ -194,4 +194,5 @@ def _process(pid: int, command: str, container: str = "") -> Holder:
     if container:  # it might be started again
         where = f"in the container {container} of a Docker that this stack does not use"
         return Holder(f"{who} {where}", f"docker stop {container}")
-    return Holder(who, f"kill -INT {pid}")  # what pg_ctl calls a fast stop
+    # What pg_ctl calls a fast stop; to a single-user server it means only that a query is to end.
+    return Holder(who, f"kill {pid}" if " --single " in command else f"kill -INT {pid}")

@@ -100,7 +100,8 @@ def remains(directory: Path) -> list[Process]:
     found: dict[int, Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError, ValueError, IndexError):
-            if process.name() in SERVERS and lives(process) and _belongs(process, directory):
+            single = "--single" in process.cmdline()[1:2]  # somebody's own work, in a terminal
+            if process.name() in SERVERS and not single and lives(process) and _belongs(process, directory):
                 found[process.pid] = process
     return sorted(found.values(), key=lambda process: _parent(process) in found)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stack import regular
 from stack.dumps import dump
 from stack.engine import Engine
 from stack.process import Refused, StackError
@@ -83,7 +84,7 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
 
 def _snapshots(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(names_of(path).read_text(encoding="utf-8", errors="replace").splitlines())
+        return tuple(regular.text(path.parent, names_of(path).name).splitlines())
     except OSError:
         return ()
 

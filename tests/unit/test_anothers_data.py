@@ -99,9 +99,9 @@ def test_one_that_does_not_tell_where_it_works_is_a_possibility(engine: Embedded
     shutil.copy("/bin/sleep", place / "postgres")
     with subprocess.Popen([place / "postgres", "60"], cwd=engine.directory, user=65534, group=65534) as other:
         try:
-            code = "import sys; from pathlib import Path; from stack import guards; print(*guards.closed(Path(sys.argv[1])))"
-            said = subprocess.run([*ME, INVOKE[0], "-c", code, str(engine.directory)], check=True, capture_output=True, text=True, cwd=copy,
-                                  env=variables()).stdout  # fmt: skip
+            code = "import sys, pathlib; from stack import guards; print(*guards.closed(pathlib.Path(sys.argv[1])))"
+            argv = [*ME, INVOKE[0], "-c", code, str(engine.directory)]
+            said = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=copy, env=variables()).stdout
             assert f"process {other.pid}" in said
             assert "may be" in said
             look = typed(said)[0]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stack import doctor, ready, refusals
+from stack import doctor, ready, refusals, wipe
 from stack.embedded import Embedded
-from stack.process import StackError
+from stack.process import StackError, environment
 
 
 def up(engine: Embedded) -> None:
@@ -125,3 +125,64 @@ def test_a_version_that_nothing_tells_is_not_promised(engine: Embedded, damage: 
         up(engine)
     assert "doctor --fix" not in str(refused.value)
     assert "do not delete it" in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_mount_in_the_place_of_the_cluster_is_told_and_the_cure_works(engine: Embedded, tmp_path: Path) -> None:
+    engine.directory.mkdir()
+    (tmp_path / "disk").mkdir()
+    subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(engine.directory)], check=True)
+    with pytest.raises(StackError, match="is a mount point") as refused:
+        up(engine)
+    subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
+    up(engine)
+
+
+def test_a_service_that_no_engine_has_is_no_reason_to_install_docker(engine: Embedded) -> None:
+    with pytest.raises(StackError, match=r"no service 'nothing'\. There is: postgres") as refused:
+        engine.logs("nothing")
+    assert "Docker" not in str(refused.value)
+    with pytest.raises(StackError, match="Install Docker"):
+        engine.logs("convex-backend")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks into /proc")
+def test_a_single_user_server_is_neither_joined_nor_ended(engine: Embedded) -> None:
+    """What the messages themselves advise where no superuser may log in."""
+    up(engine)
+    engine.stop()
+    way = engine.way()
+    argv = [*way.prefix, str(engine.programs / "postgres"), "--single", "-D", str(engine.directory), "postgres"]
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True, env=environment(way.env),
+        **way.rights,
+    ) as single:  # fmt: skip
+        while not (engine.directory / "postmaster.pid").exists():
+            time.sleep(0.02)
+        time.sleep(0.5)
+        with pytest.raises(StackError, match=r"--single .* would destroy it") as refused:
+            up(engine)
+        assert (engine.directory / "postmaster.pid").read_text().startswith("-")
+        engine.stop()
+        with pytest.raises(StackError, match="--single"):
+            wipe.losses(engine)
+        assert single.poll() is None
+        subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
+        single.wait(20)
+    up(engine)
+
+
+@pytest.mark.parametrize("text", ["", "\0\0\0\0", "rubbish\n", "9" * 30, "-1\n", "0\n", "1\n"])
+def test_a_lock_file_that_names_no_server_keeps_nobody_out(engine: Embedded, text: str) -> None:
+    with_rows(engine)
+    (engine.directory / "postmaster.pid").write_text(text)
+    assert engine.services()[0].state == "not started"
+    has_rows(engine)
+
+
+def test_a_pipe_in_place_of_the_names_of_snapshots_is_not_waited_for(engine: Embedded) -> None:
+    up(engine)
+    engine.stop()
+    os.mkfifo(engine.root / "data" / ".embedded-snapshots")
+    assert [loss.snapshots for loss in wipe.losses(engine)] == [()]

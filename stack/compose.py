@@ -54,6 +54,7 @@ class Docker:
     """The Compose files of one checkout, with the chosen layers."""
 
     name = "docker"
+    sees_files = False
     texts: Mapping[str, str] = MappingProxyType(
         {
             "postgresql.conf": "listen_addresses = '*'",

@@ -38,6 +38,7 @@ class Embedded:
     """PostgreSQL 17 in data/embedded of one checkout. It has no Convex."""
 
     name = "embedded"
+    sees_files = True
     texts: Mapping[str, str] = MappingProxyType(  # all that the first needs to say stands on the command line
         {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{places.ADMIT}"}
     )

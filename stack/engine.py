@@ -36,6 +36,8 @@ class Engine(Protocol):
     """Starts and stops the services and says how to reach them. Nothing above knows which engine it has."""
 
     name: str
+    sees_files: bool
+    """Whether a client program that it starts sees the user's files, or only its stdin."""
     root: Path
     settings: settings.Settings
     texts: Mapping[str, str]

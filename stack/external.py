@@ -18,6 +18,7 @@ class External:
     """The server that DATABASE_URL names."""
 
     name = "external"
+    sees_files = True
     texts: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:

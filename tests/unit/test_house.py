@@ -9,7 +9,9 @@ from stack.settings import ROOT
 
 FLOORS = [
     {"process"},
-    {"settings", "service", "talk", "cli"},
+    {"settings", "service", "talk", "usage", "psql_options"},
+    {"listing"},
+    {"cli"},
     {"guards", "ports", "programs", "places", "rights", "shutdown", "sources", "files"},
     {"compose", "embedded", "external"},
     {"engine", "init"},

@@ -46,7 +46,11 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     """
     # 60 ms, while Docker is asked where the server is
     importing = begin(lambda: import_module("psycopg"))
-    running = engine.database()
+    try:
+        running = engine.database()
+    except BaseException:
+        importing.join()  # Python crashes when it ends while a thread imports a library
+        raise
     inside = meanwhile(lambda: engine.identifier(running.id))
     importing.join()
     import psycopg

@@ -24,7 +24,7 @@ from stack.process import Refused, StackError, printable
 from stack.programs import MAJOR
 from stack.ready import APART, LoginFailed, connect, login, telling
 from stack.refusals import explain, tell
-from stack.service import Endpoint, Service
+from stack.service import Endpoint, Service, paused
 from stack.talk import draw, give, human, say
 from stack.wipe import sweep, unfinished
 
@@ -476,11 +476,13 @@ def services(case: Case) -> Findings:
     for service in ill:
         if service.just_starting:
             yield warning(f"{service.name} is starting.", "Type `invoke wait-healthy`.")
+        elif service.state == "paused":
+            yield failed((found := paused(service.name)).what, found.cure)
         else:
             log = case.engine.last_words(service.name) if service.state != "not started" else ""
             asking = f"Type `invoke logs {service.name}` for its words, `invoke up` to try again."
-            found = explain(case.engine, service.output) or explain(case.engine, log, log=True)
-            why, cure = found or (service.output or "see its log", asking)
+            known = explain(case.engine, service.output) or explain(case.engine, log, log=True)
+            why, cure = known or (service.output or "see its log", asking)
             yield failed(f"{service.name} is {service}: {why}.", cure)
     if not ill:
         yield ok("all healthy")

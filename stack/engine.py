@@ -52,6 +52,9 @@ class Engine(Protocol):
     def start(self) -> Start:
         """Begin to start everything; return at once."""
 
+    def resume(self) -> None:
+        """Let services go on that somebody has paused; nothing when none is."""
+
     def stop(self) -> None:
         """Stop everything; data stays."""
 

@@ -427,6 +427,7 @@ class Docker:
 
     def _checked(self, freed: int | None = None) -> list[dict[str, str]]:
         """Do that, and return every container of this machine."""
+        guards.refuse_unbindable(self.root)
         self.check_machine()
         rows = self._settled()
         self._containers(rows)

@@ -294,11 +294,13 @@ def ports(case: Case) -> Findings:
 def directories(case: Case) -> Findings:
     """The data directories are plain directories that this checkout may use: no file, link or mount, the owner right.
 
-    The message says what is in the way; only you know whether it may be moved.
+    The message says what is in the way, or why Docker cannot mount them; only you know whether it may be moved.
     """
-    found = [_directory(path) for path in (case.root / "data", *case.engine.directories().values())]
-    yield from filter(None, found)
-    if not any(found):
+    mounted = guards.unbindable(case.root) if case.engine.name == "docker" else None
+    found = [failed(*mounted)] if mounted else []
+    found += filter(None, map(_directory, (case.root / "data", *case.engine.directories().values())))
+    yield from found
+    if not found:
         yield ok("data/ is as it should be")
 
 

@@ -589,7 +589,8 @@ class Embedded:
         import psutil
 
         try:
-            lines = (self.directory / "postmaster.pid").read_text().splitlines()
+            text = (self.directory / "postmaster.pid").read_text("utf-8", "surrogateescape")  # it has the path in it
+            lines = text.splitlines()
             process = psutil.Process(int(lines[0]))
             if process.status() == psutil.STATUS_ZOMBIE or not shutdown.is_servers(process, self.directory):
                 return None

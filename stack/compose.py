@@ -23,7 +23,7 @@ from stack import guards, places, ports
 from stack.process import Refused, StackError, do, look, look_raw
 from stack.programs import MAJOR
 from stack.service import Command, Endpoint, Running, Service, paused
-from stack.settings import ROOT, Settings
+from stack.settings import ROOT, Settings, layer_files
 from stack.talk import say
 
 POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
@@ -78,15 +78,7 @@ class Docker:
 
         Raises Refused when the file of a layer does not exist.
         """
-        layers = [f"docker-compose.{layer}.yml" for layer in self.settings.layers]
-        files = [self.root / name for name in ("docker-compose.yml", *layers)]
-        for file in files:
-            if not file.is_file():
-                there = sorted(path.name.split(".")[1] for path in self.root.glob("docker-compose.*.yml"))
-                raise Refused(
-                    f"{file.name} does not exist, so there is no such layer. Layers here: {', '.join(there) or 'none'}."
-                    " Change --layers or STACK_LAYERS."
-                )
+        files = layer_files(self.root, self.settings.layers)
         command = ["docker", "compose", "--project-directory", str(self.root)]
         command += ["--env-file", str(self.settings.env_file)]
         return [*command, *(word for file in files for word in ("-f", str(file))), *args]

@@ -25,7 +25,7 @@ from stack.programs import MAJOR
 from stack.ready import APART, LoginFailed, connect, login, telling
 from stack.refusals import explain, tell
 from stack.service import Endpoint, Service, paused
-from stack.talk import draw, give, human, say
+from stack.talk import counted, draw, give, human, say
 from stack.wipe import sweep, unfinished
 
 POSTGRES = "postgres"
@@ -637,7 +637,9 @@ def connections(case: Case) -> Findings:
         yield warning(f"{which}{refusals.holders(case.engine)}.", cure)
     elif 0 <= allowed < here:  # which counts this session
         who = refusals.holders(case.engine)
-        message = f"{name} allows {allowed} connections (CONNECTION LIMIT), and {here - 1} are taken{who}."
+        message = (
+            f"{name} allows {counted(allowed, 'connection')} (CONNECTION LIMIT), and {here - 1} of them taken{who}."
+        )
         yield warning(message, f"{cure} Or change the limit: `ALTER DATABASE … CONNECTION LIMIT -1`.")
     else:
         yield ok(f"{taken} of {limit} are taken, and this one")
@@ -654,7 +656,7 @@ def checksums(case: Case) -> Findings:
         yield skipped("this cluster was made without checksums")
         return
     query = "SELECT coalesce(datname, 'shared'), checksum_failures FROM pg_stat_database WHERE checksum_failures > 0"
-    damaged = [f"{name} ({count} times)" for name, count in case.rows(query)]
+    damaged = [f"{name} ({counted(count, 'time')})" for name, count in case.rows(query)]
     if damaged:
         yield failed(
             f"The disk gave back other data than was written, in {_names(damaged)}.",

@@ -22,7 +22,7 @@ from stack import guards, places, ports, rights, shutdown
 from stack.process import Refused, StackError, environment, look
 from stack.programs import MAJOR, installed, server_programs
 from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in, paused
-from stack.settings import ROOT, Settings
+from stack.settings import ROOT, Settings, layer_files
 from stack.talk import say
 
 POSTGRES = "postgres"
@@ -321,6 +321,8 @@ class Embedded:
 
     def start(self) -> Server:
         """Make the cluster if there is none, and start the server; returns at once."""
+        if any(self.root.glob("docker-compose*.yml")):
+            layer_files(self.root, self.settings.layers)  # a mistake that is told with Docker too
         guards.refuse_if_linked(self.directory.parent, self.directory)
         self._refuse_if_closed()
         state = self._process()

@@ -26,7 +26,7 @@ from stack.cluster import Cluster, log_in
 from stack.engine import Engine
 from stack.process import Refused, StackError, printable
 from stack.ready import LoginFailed
-from stack.talk import ago, confirm, human, live, say
+from stack.talk import ago, confirm, counted, human, live, say
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -588,7 +588,7 @@ def _waiting(what: str) -> Iterator[None]:
 def _tell(cluster: Cluster) -> None:
     """Say whose sessions are about to end."""
     if sessions := cluster.sessions(cluster.database):
-        number = f"{len(sessions)} session{'s' * (len(sessions) > 1)}"
+        number = counted(len(sessions), "session")
         say(f"Ending {number} on {cluster.database}: {', '.join(sorted(set(sessions)))}.")
 
 

@@ -123,6 +123,11 @@ def human(size: int) -> str:
     return f"{value:.1f} TB"
 
 
+def counted(number: float, what: str) -> str:
+    """Return a number of things as a person says it: 1 table, 2 tables."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def ago(seconds: float) -> str:
     """Return how long ago something was as a person says it."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):

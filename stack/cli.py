@@ -18,6 +18,7 @@ from invoke.program import Program
 
 from stack import usage
 from stack.process import Refused, StackError
+from stack.talk import to_stdout
 from stack.usage import WORDS
 
 _after: list[str] = []
@@ -143,7 +144,11 @@ def _teach_the_program() -> None:
         """Show what was asked for, or refuse what nothing here would heed."""
         usage.check_questions(self)
         try:
-            clean_up(self)
+            with to_stdout():
+                try:
+                    clean_up(self)
+                finally:
+                    sys.stdout.flush()
         except ValueError:
             if not _completing:
                 raise
@@ -183,8 +188,13 @@ def _occupy_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # what would be written to it fails still
+    # Each is there as long as this process.
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as long as this process
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def lines(tail: str) -> str:

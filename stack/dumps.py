@@ -176,8 +176,8 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
         if found and not clean:
             raise Refused(
                 f"The database is not empty: {counted(found, 'object')} (tables, views, sequences, large objects)."
-                " Nothing was loaded. Add --clean to delete them in the same step, or begin with an empty database: `invoke reset-data`,"
-                " `invoke up`."
+                " Nothing was loaded. Add --clean to delete them in the same step, or begin with an empty database:"
+                " `invoke reset-data`, `invoke up`."
             )
         if found:
             what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"

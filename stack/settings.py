@@ -126,10 +126,10 @@ def layer_files(root: Path, layers: tuple[str, ...]) -> list[Path]:
     files = [root / name for name in ("docker-compose.yml", *(f"docker-compose.{layer}.yml" for layer in layers))]
     for file in files:
         if not file.is_file():
-            there = sorted(path.name.split(".")[1] for path in root.glob("docker-compose.*.yml"))
+            there = ", ".join(sorted(path.name.split(".")[1] for path in root.glob("docker-compose.*.yml"))) or "none"
             raise Refused(
-                f"{file.relative_to(root)} does not exist, so there is no such layer. Layers here: {', '.join(there) or 'none'}."
-                " Change --layers or STACK_LAYERS."
+                f"{file.relative_to(root)} does not exist, so there is no such layer. Layers here: {there}. Change"
+                " --layers or STACK_LAYERS."
             )
     return files
 

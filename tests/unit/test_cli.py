@@ -272,7 +272,9 @@ def test_words_that_would_reach_no_command_are_refused(line: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("command", [["status"], ["doctor"], ["status", "--json"], ["env"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["doctor"], ["status", "--json"], ["env"], [], ["--list"], ["--help", "up"], ["up", "-h"]]
+)
 def test_a_full_stdout_is_told_in_a_sentence(command: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
@@ -282,3 +284,15 @@ def test_a_full_stdout_is_told_in_a_sentence(command: list[str]) -> None:
     assert result.returncode == 1
     assert "stdout cannot be written: No space left on device" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_closed_streams_are_no_traceback() -> None:
+    python = f"{sys.executable} -m invoke"
+    for line, code in ((f"{python} psql -c 'select 1' <&-", 2), (f"{python} psql -f /dev/stdin <&-", 2),
+                       (f"{python} psql -c 'select 1' >&-", 2), (f"{python} env <&- >&- 2>&-", 1),
+                       (f"{python} --list | head -1", 0), (f"{python} | head -1", 0)):  # fmt: skip
+        result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=ROOT, check=False,
+                                env={**os.environ, **NOWHERE})  # fmt: skip
+        assert "Traceback" not in result.stderr, line
+        assert "Exception ignored" not in result.stderr, line
+        assert result.returncode in (code, 1), (line, result.stderr)

@@ -64,7 +64,8 @@ def status(c: Context, json: bool = False) -> None:
     """Show what is running; exit code 0 when all is healthy, 3 when nothing runs, 1 otherwise."""
     from stack import engine, report
 
-    raise Exit(code=report.status(engine.choose(ROOT), as_json=json))
+    if code := report.status(engine.choose(ROOT), as_json=json):
+        raise Exit(code=code)
 
 
 @task(
@@ -98,10 +99,10 @@ def wait_healthy(c: Context, timeout: int = 60) -> None:
     help={"command": "SQL to run; may be given more than once.", "file": "A file of SQL to run; - is stdin."},
 )
 def psql(c: Context, command: list[str], file: str = "") -> None:
-    """Open psql in the database, or run SQL from -c, -f or stdin, ending at the first error."""
+    """Open psql in the database, or run SQL from -c, -f or stdin, ending at the first error; -- OPTIONS are psql's."""
     from stack import engine, postgres
 
-    postgres.psql(engine.choose(ROOT), command, file)
+    postgres.psql(engine.choose(ROOT), command, file, cli.words_for_psql())
 
 
 @task(help={"format": "dotenv, shell or json (default: dotenv)."})
@@ -192,14 +193,16 @@ def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
         snapshots.drop(engine.choose(ROOT), name, yes=yes)
 
 
-@task(help=YES)
-def reset(c: Context, yes: bool = False) -> None:
+@task(help={"dry-run": "Only show what would go.", **YES})
+def reset(c: Context, yes: bool = False, dry_run: bool = False) -> None:
     """Start over: stop everything, DELETE ALL DATA, start, seed."""
     from stack import dumps, engine, ready, wipe
 
     with engine.exclusive(ROOT):
         chosen = engine.choose(ROOT)
-        wipe.ask_and_wipe(chosen, yes=yes, prepare=lambda freed: ready.prepare(chosen, freed))
+        wipe.ask_and_wipe(chosen, yes=yes, dry_run=dry_run, prepare=lambda freed: ready.prepare(chosen, freed))
+        if dry_run:
+            return
         ready.bring_up(chosen, 60, pull=False, wait=True)
         dumps.seed(chosen)
 
@@ -224,7 +227,8 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
     """Check everything that is known to go wrong, one line each with its cure; exit code 1 when anything failed."""
     from stack import doctor
 
-    raise Exit(code=doctor.doctor(ROOT, fix=fix, as_json=json))
+    if code := doctor.doctor(ROOT, fix=fix, as_json=json):
+        raise Exit(code=code)
 
 
 @task(

@@ -34,6 +34,16 @@ LATE = (
 _SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "transaction_timeout=0",
              "default_transaction_read_only=off", "client_min_messages=error")  # fmt: skip
 """Against what a user may have set for all sessions: ours must not end half-way."""
+SHUT = 0.3
+"""Seconds that the logins to all databases may wait while the sessions on one end."""
+_INSIDE: LiteralString = """
+SELECT pid, true FROM pg_stat_get_activity(NULL) WHERE datid = %s::oid
+UNION
+SELECT l.pid, a.pid IS NULL FROM pg_locks AS l LEFT JOIN pg_stat_get_activity(NULL) AS a USING (pid)
+WHERE l.classid = 'pg_database'::regclass AND l.objid = %s::oid AND l.granted AND l.pid <> pg_backend_pid()
+"""
+"""Who is in a database, and who holds a lock on it and is to be ended: not an administrator from elsewhere, but whoever
+has read its name in a login that cannot go on. The view pg_stat_activity would read pg_database."""
 _SESSIONS = "FROM pg_stat_activity WHERE datid = %s::oid AND pid <> pg_backend_pid()"
 
 
@@ -46,7 +56,11 @@ def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     """
     # 60 ms, while Docker is asked where the server is
     importing = begin(lambda: import_module("psycopg"))
-    running = engine.database()
+    try:
+        running = engine.database()
+    except BaseException:
+        importing.join()  # Python crashes when it ends while a thread imports a library
+        raise
     inside = meanwhile(lambda: engine.identifier(running.id))
     importing.join()
     import psycopg
@@ -216,21 +230,58 @@ class Cluster:
             self.run("GRANT " + kinds[privilege] + to + passing_on, *filter(None, (target, grantee)))
 
     @contextmanager
-    def alone(self, database: str) -> Iterator[None]:
+    def alone(self, database: str, *, renaming: bool = False) -> Iterator[None]:
         """End the sessions on a database, and those that come before the statement within has locked them out.
 
         The server itself keeps new sessions waiting until that statement's transaction ends. Nothing has to be
         undone when this process, or the server, dies. Raises StackError naming who did not end.
+
+        With `renaming`, which makes one transaction of what is within, they wait before they have read the name where
+        that can be had, and so get in afterwards. Those who wait at the database itself have read it, and are told
+        that it does not exist.
         """
         import psycopg
 
         oid = self.oid(database)
         self.end_sessions(oid)
         try:
+            if renaming and oid is not None:
+                with self.connection.transaction() as transaction:
+                    if self._shut(oid):
+                        yield
+                        return
+                    raise psycopg.Rollback(transaction)
             with beside(lambda done: self._keep_ending(oid, done)):
                 yield
         except psycopg.errors.ObjectInUse as error:
             raise self._in_use(oid, error) from None
+
+    def _shut(self, oid: int) -> bool:
+        """Within a transaction, let all logins wait before they read a name, and empty a database of sessions.
+
+        Returns False when that takes longer than all of the server's logins are to wait, as beside a pg_dump, which
+        reads pg_database.
+        """
+        import psycopg
+
+        # A process that is stopped in here keeps nobody out for longer.
+        self.run("SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '50ms'")
+        try:
+            with self.connection.transaction():
+                self.run("LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege):
+            return False
+        self.run("SET LOCAL lock_timeout = '5s'")
+        deadline = time.monotonic() + SHUT
+        while left := self.rows(_INSIDE, oid, oid):
+            if time.monotonic() > deadline:
+                return False
+            self.rows("SELECT pg_stat_clear_snapshot()")
+            self.rows(
+                "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pid for pid, ends in left if ends]
+            )
+            time.sleep(0.002)
+        return True
 
     def end_sessions(self, oid: int | None) -> None:
         """Tell the sessions on a database to end, and wait `PATIENCE` seconds until they have."""

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 from stack import guards, identity, places, ports, regular
 from stack.process import Refused, StackError, do, look, look_raw
 from stack.programs import MAJOR
-from stack.service import Command, Endpoint, Running, Service
-from stack.settings import ROOT, Settings
+from stack.service import Command, Endpoint, Running, Service, paused
+from stack.settings import ROOT, Settings, layer_files
 from stack.talk import say
 
 POSTGRES, BACKEND, DASHBOARD = "postgres", "convex-backend", "convex-dashboard"
@@ -55,6 +55,7 @@ class Docker:
     """The Compose files of one checkout, with the chosen layers."""
 
     name = "docker"
+    sees_files = False
     texts: Mapping[str, str] = MappingProxyType(
         {
             "postgresql.conf": "listen_addresses = '*'",
@@ -78,15 +79,7 @@ class Docker:
 
         Raises Refused when the file of a layer does not exist.
         """
-        layers = [f"docker-compose.{layer}.yml" for layer in self.settings.layers]
-        files = [self.root / name for name in ("docker-compose.yml", *layers)]
-        for file in files:
-            if not file.is_file():
-                there = sorted(path.name.split(".")[1] for path in self.root.glob("docker-compose.*.yml"))
-                raise Refused(
-                    f"{file.name} does not exist, so there is no such layer. Layers here: {', '.join(there) or 'none'}."
-                    " Change --layers or STACK_LAYERS."
-                )
+        files = layer_files(self.root, self.settings.layers)
         command = ["docker", "compose", "--project-directory", str(self.root)]
         command += ["--env-file", str(self.settings.env_file)]
         return [*command, *(word for file in files for word in ("-f", str(file))), *args]
@@ -219,7 +212,9 @@ class Docker:
         """Return the id of a service's running container; raises StackError when it is not running."""
         rows = self._rows()
         for row in self._containers(rows):
-            if row["service"] == service and row["state"] in ("running", "paused"):
+            if row["service"] == service and row["state"] == "paused":
+                raise paused(service)
+            if row["service"] == service and row["state"] == "running":
                 return row["id"]
         self._refuse_if_former(rows)
         raise StackError(f"{service} is not running. Type `invoke up`, or `invoke status` to see what is.")
@@ -422,6 +417,11 @@ class Docker:
 
         `freed` is how many bytes are deleted before that start; None when nothing is.
         """
+        self._checked(freed)
+
+    def _checked(self, freed: int | None = None) -> list[dict[str, str]]:
+        """Do that, and return every container of this machine."""
+        guards.refuse_unbindable(self.root)
         self.check_machine()
         rows = self._settled()
         self._containers(rows)
@@ -436,11 +436,22 @@ class Docker:
                 cure=f"Type `{' && '.join(stops)}`, then `invoke up`.",
             )
         self._foresee(rows, freed)
+        return rows
+
+    def resume(self, rows: list[dict[str, str]] | None = None) -> None:
+        """Let services go on that somebody has paused, which Docker does not start; nothing when none is."""
+        held = {row["id"]: row["service"] for row in self._containers(rows) if row["state"] == "paused"}
+        if not held:
+            return
+        say(f"{' and '.join(sorted(held.values()))} {'was' if len(held) == 1 else 'were'} paused, and can go on now.")
+        told = look(["docker", "unpause", *held])
+        if told.returncode and any(row["state"] == "paused" for row in self._containers()):
+            raise explain(told.stderr)
 
     def start(self) -> Starting:
         """Begin to start everything; returns at once. Nothing is pulled: see `pull`."""
         self._finish_stop()
-        self.check_start()
+        self.resume(self._checked())
         for path in self._places():
             try:  # made here, it belongs to the user; made by Docker, to root
                 path.mkdir(parents=True, exist_ok=True)

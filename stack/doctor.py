@@ -20,8 +20,8 @@ from stack.process import Refused, StackError, printable
 from stack.programs import MAJOR
 from stack.ready import LoginFailed, connect, login, telling
 from stack.refusals import APART, explain, tell
-from stack.service import Endpoint, Service
-from stack.talk import draw, give, human, say
+from stack.service import Endpoint, Service, paused
+from stack.talk import counted, draw, give, human, say
 from stack.wipe import sweep, unfinished
 
 POSTGRES = "postgres"
@@ -290,11 +290,13 @@ def ports(case: Case) -> Findings:
 def directories(case: Case) -> Findings:
     """The data directories are plain directories that this checkout may use: no file, link or mount, the owner right.
 
-    The message says what is in the way; only you know whether it may be moved.
+    The message says what is in the way, or why Docker cannot mount them; only you know whether it may be moved.
     """
-    found = [_directory(path) for path in (case.root / "data", *case.engine.directories().values())]
-    yield from filter(None, found)
-    if not any(found):
+    mounted = guards.unbindable(case.root) if case.engine.name == "docker" else None
+    found = [failed(*mounted)] if mounted else []
+    found += filter(None, map(_directory, (case.root / "data", *case.engine.directories().values())))
+    yield from found
+    if not found:
         yield ok("data/ is as it should be")
 
 
@@ -472,11 +474,13 @@ def services(case: Case) -> Findings:
     for service in ill:
         if service.just_starting:
             yield warning(f"{service.name} is starting.", "Type `invoke wait-healthy`.")
+        elif service.state == "paused":
+            yield failed((found := paused(service.name)).what, found.cure)
         else:
             log = case.engine.last_words(service.name) if service.state != "not started" else ""
             asking = f"Type `invoke logs {service.name}` for its words, `invoke up` to try again."
-            found = explain(case.engine, service.output) or explain(case.engine, log, log=True)
-            why, cure = found or (service.output or "see its log", asking)
+            known = explain(case.engine, service.output) or explain(case.engine, log, log=True)
+            why, cure = known or (service.output or "see its log", asking)
             yield failed(f"{service.name} is {service}: {why}.", cure)
     if not ill:
         yield ok("all healthy")
@@ -631,7 +635,9 @@ def connections(case: Case) -> Findings:
         yield warning(f"{which}{refusals.holders(case.engine)}.", cure)
     elif 0 <= allowed < here:  # which counts this session
         who = refusals.holders(case.engine)
-        message = f"{name} allows {allowed} connections (CONNECTION LIMIT), and {here - 1} are taken{who}."
+        message = (
+            f"{name} allows {counted(allowed, 'connection')} (CONNECTION LIMIT), and {here - 1} of them taken{who}."
+        )
         yield warning(message, f"{cure} Or change the limit: `ALTER DATABASE … CONNECTION LIMIT -1`.")
     else:
         yield ok(f"{taken} of {limit} are taken, and this one")
@@ -648,7 +654,7 @@ def checksums(case: Case) -> Findings:
         yield skipped("this cluster was made without checksums")
         return
     query = "SELECT coalesce(datname, 'shared'), checksum_failures FROM pg_stat_database WHERE checksum_failures > 0"
-    damaged = [f"{name} ({count} times)" for name, count in case.rows(query)]
+    damaged = [f"{name} ({counted(count, 'time')})" for name, count in case.rows(query)]
     if damaged:
         yield failed(
             f"The disk gave back other data than was written, in {_names(damaged)}.",

@@ -24,7 +24,7 @@ from stack.ready import LoginFailed, connect
 from stack.refusals import known, told
 from stack.service import Command
 from stack.sources import CHUNK, HEAD, Source, opened
-from stack.talk import confirm, human, progress, say
+from stack.talk import confirm, counted, human, progress, say
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -179,12 +179,13 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
             )
         if found and not clean:
             raise Refused(
-                f"The database is not empty: {found} tables, views, sequences and large objects. Nothing was loaded."
-                " Add --clean to delete them in the same step, or begin with an empty database: `invoke reset-data`,"
-                " `invoke up`."
+                f"The database is not empty: {counted(found, 'object')} (tables, views, sequences, large objects)."
+                " Nothing was loaded. Add --clean to delete them in the same step, or begin with an empty database:"
+                " `invoke reset-data`, `invoke up`."
             )
         if found:
-            confirm(f"Delete all {found} tables, views, sequences and large objects, and load {file}?", yes=yes)
+            what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
+            confirm(f"Delete {what} in the database, and load {file}?", yes=yes)
         why = _apply(engine, _EMPTY if found else b"", source)
     if why:
         raise StackError(

@@ -22,8 +22,8 @@ from types import MappingProxyType
 from stack import guards, identity, places, ports, regular, rights, shutdown
 from stack.process import Refused, StackError, environment, look
 from stack.programs import MAJOR, installed, server_programs
-from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in
-from stack.settings import ROOT, Settings
+from stack.service import LIBPQ, Command, Endpoint, Running, Service, log_in, paused
+from stack.settings import ROOT, Settings, layer_files
 from stack.talk import say
 
 POSTGRES = "postgres"
@@ -39,6 +39,7 @@ class Embedded:
     """PostgreSQL 17 in data/embedded of one checkout. It has no Convex."""
 
     name = "embedded"
+    sees_files = True
     texts: Mapping[str, str] = MappingProxyType(  # all that the first needs to say stands on the command line
         {"postgresql.conf": "", "pg_hba.conf": f"local all all trust\n{places.ADMIT}"}
     )
@@ -251,7 +252,7 @@ class Embedded:
         return [
             Service(
                 POSTGRES,
-                state="running" if state else "not started",
+                state=("paused" if state.stopped else "running") if state else "not started",
                 health=health,
                 image=f"postgresql:{MAJOR}",
                 url=self.endpoint().url(),
@@ -265,6 +266,8 @@ class Embedded:
         state = self._process()
         if not state:
             raise StackError("postgres is not running. Type `invoke up`.")
+        if state.stopped:
+            raise paused(POSTGRES)
         return str(state.pid)
 
     def directories(self) -> dict[str, Path]:
@@ -326,6 +329,8 @@ class Embedded:
 
     def start(self) -> Server:
         """Make the cluster if there is none, and start the server; returns at once."""
+        if any(self.root.glob("docker-compose*.yml")):
+            layer_files(self.root, self.settings.layers)  # a mistake that is told with Docker too
         guards.refuse_if_linked(self.directory.parent, self.directory)
         self._refuse_if_closed()
         state = self._process()
@@ -339,6 +344,7 @@ class Embedded:
             say(f"The server has root's rights; starting it again as the account {self.account.name}, which has none.")
             self.stop()
         elif state:
+            self.resume()
             if why := ports.also_at_localhost(self.settings.bind_address, self._port):
                 say(str(ports.taken(why, runs=True)))
             self._admit()
@@ -361,11 +367,24 @@ class Embedded:
         self._admit()
         return Server(self)
 
+    def resume(self) -> None:
+        """Let a server go on that somebody has stopped with SIGSTOP, and its sessions."""
+        import psutil
+
+        state = self._process()
+        if state and state.stopped:
+            say(f"{POSTGRES} was paused, and can go on now.")
+            with contextlib.suppress(psutil.Error):
+                server = psutil.Process(state.pid)
+                for process in (*server.children(recursive=True), server):
+                    process.resume()
+
     def stop(self) -> None:
         """Stop the server, fast: sessions end, nothing that was committed is lost.
 
         One that does not stop by itself is ended at once, from which the next start recovers as from a power cut.
         """
+        self.resume()
         state = self._process()
         if state:
             clean = shutdown.stop(state.pid, self.log, STOP_PATIENCE)
@@ -384,7 +403,9 @@ class Embedded:
 
     def restart(self, service: str = "") -> None:
         """Stop the server and start it again."""
-        self.running(service or POSTGRES)
+        _only_postgres(service or POSTGRES)
+        self.resume()
+        self.running(POSTGRES)
         self.stop()
         self.start().finish()
 
@@ -622,7 +643,7 @@ class Embedded:
             if process.status() == psutil.STATUS_ZOMBIE or not shutdown.is_servers(process, self.directory):
                 return None
             self._refuse_anothers(process.pid, process.cmdline())
-            return Process(process.uids().real, *lines)
+            return Process(process.uids().real, process.status() == psutil.STATUS_STOPPED, *lines)
         except (OSError, ValueError, IndexError, OverflowError, psutil.Error):
             return None
 
@@ -642,10 +663,12 @@ class Embedded:
 class Process:
     """What postmaster.pid tells; it grows while the server starts."""
 
-    def __init__(self, uid: int, *lines: str) -> None:
+    def __init__(self, uid: int, stopped: bool, *lines: str) -> None:
         _, port, address, status = (lines[index].strip() if index < len(lines) else "" for index in (1, 3, 5, 7))
         self.pid = int(lines[0])
         self.uid = uid
+        self.stopped = stopped
+        """Whether somebody has paused it, with SIGSTOP."""
         self.port = int(port or 0)
         self.address = address
         self.status = status
@@ -661,7 +684,7 @@ class Server:
 
     def done(self) -> bool:
         """Return True once it runs. Raises StackError with its last words when it has ended."""
-        if self._engine.services()[0].state == "running":
+        if self._engine.services()[0].state in ("running", "paused"):
             return True
         if not self._child:
             self._child = self._engine.spawn()

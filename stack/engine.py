@@ -37,6 +37,8 @@ class Engine(Protocol):
     """Starts and stops the services and says how to reach them. Nothing above knows which engine it has."""
 
     name: str
+    sees_files: bool
+    """Whether a client program that it starts sees the user's files, or only its stdin."""
     root: Path
     settings: settings.Settings
     texts: Mapping[str, str]
@@ -50,6 +52,9 @@ class Engine(Protocol):
 
     def start(self) -> Start:
         """Begin to start everything; return at once."""
+
+    def resume(self) -> None:
+        """Let services go on that somebody has paused; nothing when none is."""
 
     def stop(self) -> None:
         """Stop everything; data stays."""

@@ -18,6 +18,7 @@ class External:
     """The server that DATABASE_URL names."""
 
     name = "external"
+    sees_files = True
     texts: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
@@ -90,6 +91,9 @@ class External:
     def check_seen(self, services: list[Service]) -> None:
         """Do nothing: its files are elsewhere."""
         del services
+
+    def resume(self) -> None:
+        """Do nothing: nobody here can tell that it is paused."""
 
     def last_words(self, service: str, lines: int = 15) -> str:
         """Return nothing: the log is elsewhere."""

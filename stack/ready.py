@@ -294,6 +294,8 @@ def _check(engine: Engine, service: Service, started: bool, restarts: int) -> No
         return  # what is seen may be a container of yesterday that is about to be replaced
     if service.state == "not started":
         _give_up(engine, service, "is not running")
+    if service.state == "paused":
+        engine.resume()
     if service.ended:
         # Left to itself it would be started again, so somebody has stopped it.
         stopped = service.state == "exited" and not service.exit_code

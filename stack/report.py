@@ -40,7 +40,11 @@ def status(engine: Engine, *, as_json: bool) -> int:
         say(each)
     if all(row["health"] in ("healthy", "") and service.ready for row, service in zip(rows, services, strict=True)):
         return HEALTHY
-    return NOT_RUNNING if not any(service.state in ("running", "restarting") for service in services) else UNHEALTHY
+    return (
+        NOT_RUNNING
+        if not any(service.state in ("running", "restarting", "paused") for service in services)
+        else UNHEALTHY
+    )
 
 
 def summary(engine: Engine) -> str:

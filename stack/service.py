@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
+from stack.process import StackError
+
 
 @dataclass(frozen=True)
 class Service:
@@ -48,6 +50,11 @@ class Service:
 
     def __str__(self) -> str:
         return f"{self.state}, {self.health}" if self.health and self.state == "running" else self.state
+
+
+def paused(service: str) -> StackError:
+    """Return what to say when a service is asked for something while it is paused."""
+    return StackError(f"{service} is paused, so it answers nobody.", cure="Type `invoke up`, which lets it go on.")
 
 
 @dataclass(frozen=True)

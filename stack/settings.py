@@ -122,6 +122,19 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
     )
 
 
+def layer_files(root: Path, layers: tuple[str, ...]) -> list[Path]:
+    """Return the Compose files of a checkout, the base first. Raises Refused when that of a layer does not exist."""
+    files = [root / name for name in ("docker-compose.yml", *(f"docker-compose.{layer}.yml" for layer in layers))]
+    for file in files:
+        if not file.is_file():
+            there = ", ".join(sorted(path.name.split(".")[1] for path in root.glob("docker-compose.*.yml"))) or "none"
+            raise Refused(
+                f"{file.relative_to(root)} does not exist, so there is no such layer. Layers here: {there}. Change"
+                " --layers or STACK_LAYERS."
+            )
+    return files
+
+
 def read_env_file(path: Path) -> dict[str, str]:
     """Return the values of a dotenv file that means the same to Compose and to python-dotenv.
 

@@ -26,7 +26,7 @@ from stack.cluster import Cluster, log_in
 from stack.engine import Engine
 from stack.process import Refused, StackError, printable
 from stack.ready import LoginFailed
-from stack.talk import ago, confirm, human, live, say
+from stack.talk import ago, confirm, counted, human, live, say
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -222,17 +222,18 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
         there = cluster.oid(cluster.database) is not None
         _ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
         _tell(cluster)
-        with cluster.alone(cluster.database), cluster.transaction():
+        with cluster.alone(cluster.database, renaming=True), cluster.transaction():
             turn = cluster.transaction_id()
+            used = replace(snapshot, used=time.time(), used_turn=turn)
+            cluster.set_comment(snapshot.stored, used.facts())
+            cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
+            cluster.set_comment(new, snapshot.comment)
+            # Whoever logs in from the first of two renames to the commit is told that the database is gone.
             if there and keep:
                 _keep(cluster, snapshot, turn)
             elif there:
                 _give_up(cluster, cluster.database)
             cluster.rename(new, cluster.database)
-            cluster.allow(cluster.database, anybody=True, limit=snapshot.limit, template=snapshot.template)
-            cluster.set_comment(cluster.database, snapshot.comment)
-            used = replace(snapshot, used=time.time(), used_turn=turn)
-            cluster.set_comment(snapshot.stored, used.facts())
         if keep:
             _remember(engine, cluster)
     _go_on_in_background(engine)
@@ -587,7 +588,7 @@ def _waiting(what: str) -> Iterator[None]:
 def _tell(cluster: Cluster) -> None:
     """Say whose sessions are about to end."""
     if sessions := cluster.sessions(cluster.database):
-        number = f"{len(sessions)} session{'s' * (len(sessions) > 1)}"
+        number = counted(len(sessions), "session")
         say(f"Ending {number} on {cluster.database}: {', '.join(sorted(set(sessions)))}.")
 
 
@@ -597,9 +598,9 @@ def _keep(cluster: Cluster, restored: Snapshot, turn: int) -> None:
         uuid.uuid4().hex, 0, "none", _from_the_clock(_of_database(cluster)), cluster.database, time.time(), 0,
         cluster.version, f"replaced by {restored.name}", *cluster.marks(cluster.database), turn,
     )  # fmt: skip
+    cluster.allow(cluster.database, anybody=False, limit=MARK)
+    cluster.set_comment(cluster.database, kept.facts())
     cluster.rename(cluster.database, kept.stored)
-    cluster.allow(kept.stored, anybody=False, limit=MARK)
-    cluster.set_comment(kept.stored, kept.facts())
     say(f"What is replaced stays as the snapshot {kept.name}.")
 
 
@@ -619,9 +620,9 @@ def _doom(cluster: Cluster, snapshot: Snapshot) -> None:
 def _give_up(cluster: Cluster, database: str) -> str:
     """Make a database one that is to be dropped, within a transaction, and return its new name."""
     name = DOOMED + uuid.uuid4().hex
+    cluster.allow(database, anybody=False, limit=MARK)  # and a template cannot be dropped
+    cluster.set_comment(database, _comment())
     cluster.rename(database, name)
-    cluster.allow(name, anybody=False, limit=MARK)  # and a template cannot be dropped
-    cluster.set_comment(name, _comment())
     return name
 
 

@@ -19,7 +19,7 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def _to_stdout() -> Iterator[None]:
+def to_stdout() -> Iterator[None]:
     """Take a reader that has gone for no failure, and raise StackError for a full disk."""
     try:
         yield
@@ -31,7 +31,7 @@ def _to_stdout() -> Iterator[None]:
 
 def give(data: str) -> None:
     """Print data on stdout. Raises StackError."""
-    with _to_stdout():
+    with to_stdout():
         print(data, flush=True)
 
 
@@ -40,7 +40,7 @@ def draw(*things: RenderableType, plain_width: int, soft_wrap: bool = False) -> 
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else plain_width)
-    with _to_stdout():  # even to capture what it prints rich writes, if nothing
+    with to_stdout():  # even to capture what it prints rich writes, if nothing
         with console.capture() as printed:
             for each in things:
                 console.print(each, soft_wrap=soft_wrap)
@@ -121,6 +121,11 @@ def human(size: int) -> str:
             return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def counted(number: float, what: str) -> str:
+    """Return a number of things as a person says it: 1 table, 2 tables."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def ago(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The command line as invoke parses it, with the tasks' bodies replaced."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from invoke.collection import Collection
 from invoke.parser import Parser
 
 import tasks
+from stack import listing, usage
 from stack.settings import ROOT
 
 COLLECTION = Collection.from_module(tasks)
@@ -23,10 +25,17 @@ def parse(line: str) -> list[tuple[str | None, dict[str, Any]]]:
     return [(context.name, context.as_kwargs) for context in parser.parse_argv(line.split()) if context.name]
 
 
-def invoke(*args: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "invoke", *args], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+NOWHERE = {"STACK_ENGINE": "external", "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+"""Of what is to be refused nothing can be done by mistake."""
+
+
+def invoke(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    result = subprocess.run(
+        [sys.executable, "-m", "invoke", *args], capture_output=True, text=True, cwd=ROOT, check=False,
+        stdin=subprocess.DEVNULL, env={**os.environ, **NOWHERE, **env},
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr, result.stderr
+    return result
 
 
 @pytest.mark.parametrize(
@@ -93,14 +102,151 @@ def test_help_explains_every_option(name: str) -> None:
         ("logs --tail x", "'x' is not a number"),
         ("status postgres", "postgres"),
         ("down --data", "--data"),
+        ("up --timeout=", "'' is not a number"),
+        ("up --timeout -5", "-5 is no number of seconds"),
+        ("up --timeout 5 --timeout 6", "--timeout is given twice"),
+        ("logs --tail 5 -t 6", "--tail is given twice"),  # the 6 was taken for a service
+        ("restore one --name two", "--name is given twice"),
+        ("restore --keep=no", "--keep is a switch"),  # the no was taken for the name of a snapshot
+        ("drop-snapshot -y=no", "-y is a switch"),
+        ("up --no-wait=yes", "--no-wait is a switch"),
+        ("psql status", "`status` would never run"),
+        ("logs down", "`down` would never run"),
+        ("--help upp", "Did you mean `up`"),
+        ("up -c other", "--collection"),
+        ("up -r /", "--search-root"),
+        ("-T 5 up", "-T (--command-timeout)"),
+        ("up -T 5", "-T (--command-timeout)"),
+        ("-f x.sql psql", "`invoke psql -f FILE`"),
+        ("up -f docker-compose.mine.yml", "`invoke up --layers dev,NAME`"),
+        ("--prompt-for-sudo-password up", "nothing here uses sudo"),
+        ("--list -F xml", "xml is no format"),
+        ("--list -F json -D 1", "has no --list-depth"),
+        ("--list upp", "no group of commands 'upp'"),
     ],
 )
 def test_a_typing_mistake_is_one_line_and_exit_code_2(line: str, wrong: str) -> None:
     result = invoke(*line.split())
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
+    assert not result.stdout
     assert wrong in result.stderr
-    assert "invoke --" in result.stderr
+    assert "ype " in result.stderr or "eave it out" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("upp", "up"), ("statsu", "status"), ("snapshto", "snapshot"), ("drop-snaphot x", "drop-snapshot"),
+        ("load --claen x", "--clean"), ("up --layer dev", "--layers"), ("up --no-wiat", "--no-wait"),
+        ("up --drry", "--dry"),
+        ("stop", "down"), ("start", "up"),
+    ],
+)  # fmt: skip
+def test_what_was_probably_meant_is_named(line: str, meant: str) -> None:
+    result = invoke(*line.split())
+    assert result.returncode == 2
+    assert f"Did you mean `{meant}`?" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["restore", "drop-snapshot --yes", "reset-data --yes", "load", "restart", "dump"])
+def test_an_empty_word_is_refused(line: str) -> None:
+    """As of a variable that is not set: `reset-data --service "$WHICH"` would have deleted the data of both."""
+    (options,) = (each.args for each in CONTEXTS if each.name == line.partition(" ")[0])
+    for word in ("", "--service=", "--name=", "--file="):
+        option = word.strip("-=")
+        if option and option not in options:
+            continue
+        result = invoke(*line.split(), word)
+        assert (result.returncode, "is empty" in result.stderr) == (2, True), (word, result.stderr)
+
+
+def test_an_empty_list_of_layers_is_the_base() -> None:
+    assert parse("up --layers=")[0][1]["layers"] == ""
+
+
+def test_invoke_alone_lists_every_command_in_groups_by_first_use() -> None:
+    result = invoke()
+    assert result.returncode == 0
+    shown = re.findall(r"^  ([a-z-]+) {2,}\S", result.stdout, re.MULTILINE)
+    assert sorted(shown) == sorted(COLLECTION.task_names)
+    titles = re.findall(r"^(\S.*):$", result.stdout, re.MULTILINE)
+    assert titles == [*listing.GROUPS]  # each command has its group
+    assert result.stdout.index("  up ") < result.stdout.index("  psql ") < result.stdout.index("  reset-data ")
+
+
+def test_list_is_invokes_own() -> None:
+    assert set(re.findall(r"^  ([a-z-]+) {2,}\S", invoke("--list").stdout, re.MULTILINE)) == set(COLLECTION.task_names)
+    told = json.loads(invoke("--list", "--list-format", "json").stdout)
+    assert {each["name"] for each in told["tasks"]} == set(COLLECTION.task_names)
+
+
+@pytest.mark.parametrize("name", sorted(COLLECTION.task_names))
+def test_help_shows_what_may_be_typed(name: str) -> None:
+    (context,) = (each for each in CONTEXTS if each.name == name)
+    for line in (["--help", name], [name, "--help"], [name, "-h"]):
+        shown = invoke(*line, COLUMNS="1000").stdout
+        assert shown.splitlines()[0].startswith(f"Usage: invoke {name}")
+        for argument in context.args.values():
+            assert f"--{argument.name.replace('_', '-')}" in shown.replace("[no-]", "")
+            assert argument.help in shown
+    words = [each for each in usage.WORDS if each in context.args]
+    assert f" [{words[0].upper()}]" in shown if words else "[-" in shown or "[" not in shown.splitlines()[0]
+    assert ("[-- WORDS FOR PSQL]" in shown) == (name == "psql")
+
+
+def test_questions_to_invoke_are_answered_after_a_command_too() -> None:
+    """They were passed over, and the command ran: `restore --version` restored."""
+    assert invoke("restore", "--version").stdout == invoke("--version").stdout
+    assert invoke("reset", "--print-completion-script", "bash").stdout.count("complete -F") == 1
+
+
+@pytest.mark.parametrize("flag", ["-p", "--pty", "-e", "--echo", "-w", "--warn-only", "--hide=both", "--no-dedupe",
+                                  "--write-pyc", "-c tasks", f"-r {ROOT}"])  # fmt: skip
+def test_options_of_invokes_own_that_mean_nothing_here_do_no_harm(flag: str) -> None:
+    plain, flagged = (
+        invoke(*words, "env", STACK_ENGINE="external", DATABASE_URL="postgresql://u@h/d")
+        for words in ([], flag.split())
+    )
+    assert (flagged.returncode, flagged.stdout, flagged.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+    refused = invoke(*flag.split(), "restore", "--no-such")
+    assert refused.returncode == 2
+
+
+# -- --dry ------------------------------------------------------------------------------------------------------
+
+READING = {"status", "logs", "env", "snapshots", "doctor", "admin-key"}
+SHOWING = {"reset", "reset-data"}
+
+
+@pytest.mark.parametrize("name", sorted(set(COLLECTION.task_names) - READING - SHOWING))
+@pytest.mark.parametrize("way", ["before", "after", "short", "variable"])
+def test_dry_refuses_what_would_change_something(name: str, way: str) -> None:
+    line = {"before": ["--dry", name], "after": [name, "--dry"], "short": ["-R", name], "variable": [name]}[way]
+    result = invoke(*line, **({"INVOKE_RUN_DRY": "1"} if way == "variable" else {}))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"`invoke {name}` would do this: " in result.stderr
+    assert "nothing was done" in result.stderr
+    assert ("leave out --dry" in result.stderr) == (way != "variable")
+
+
+def test_dry_refuses_all_of_several_commands_before_the_first() -> None:
+    result = invoke("--dry", "env", "down")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "`invoke doctor`" in invoke("-R", "doctor", "--fix").stderr
+
+
+def test_every_command_either_only_reads_or_is_refused_or_shows_under_dry() -> None:
+    assert usage.READS == READING
+    assert {name for name in COLLECTION.task_names for each in CONTEXTS
+            if each.name == name and "dry-run" in each.args} == SHOWING  # fmt: skip
+
+
+def test_shell_completion_lives_on_unfinished_lines() -> None:
+    for line in ("invoke psql -c 'sel", "invoke up --timeout soon -", "invoke up --timeout", "invoke restore --name ''",
+                 "invoke psql -- -", "invoke up --timeout 1 --timeout 2", "invoke upp --"):  # fmt: skip
+        result = invoke("--complete", "--", line)
+        assert (result.returncode, result.stderr) == (0, ""), line
 
 
 def test_shell_completion_offers_the_tasks() -> None:
@@ -126,7 +272,9 @@ def test_words_that_would_reach_no_command_are_refused(line: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("command", [["status"], ["doctor"], ["status", "--json"], ["env"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["doctor"], ["status", "--json"], ["env"], [], ["--list"], ["--help", "up"], ["up", "-h"]]
+)
 def test_a_full_stdout_is_told_in_a_sentence(command: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
@@ -136,3 +284,15 @@ def test_a_full_stdout_is_told_in_a_sentence(command: list[str]) -> None:
     assert result.returncode == 1
     assert "stdout cannot be written: No space left on device" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_closed_streams_are_no_traceback() -> None:
+    python = f"{sys.executable} -m invoke"
+    for line, code in ((f"{python} psql -c 'select 1' <&-", 2), (f"{python} psql -f /dev/stdin <&-", 2),
+                       (f"{python} psql -c 'select 1' >&-", 2), (f"{python} env <&- >&- 2>&-", 1),
+                       (f"{python} --list | head -1", 0), (f"{python} | head -1", 0)):  # fmt: skip
+        result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=ROOT, check=False,
+                                env={**os.environ, **NOWHERE})  # fmt: skip
+        assert "Traceback" not in result.stderr, line
+        assert "Exception ignored" not in result.stderr, line
+        assert result.returncode in (code, 1), (line, result.stderr)

@@ -520,7 +520,7 @@ def test_a_page_that_the_disk_changed(root: Path, ask: Any) -> None:
         sql(root, "SELECT count(*) FROM damaged")
     report = ask(root)
     assert report["checksums"]["state"] == "failed"
-    assert "convex_poc (1 times)" in report["checksums"]["message"]
+    assert "convex_poc (1 time)" in report["checksums"]["message"]
     sql(root, "DROP TABLE damaged", "SELECT pg_stat_reset()")
     assert ask(root)["checksums"]["state"] == "ok"
 

@@ -9,7 +9,9 @@ from stack.settings import ROOT
 
 FLOORS = [
     {"process"},
-    {"settings", "service", "talk", "cli", "regular"},
+    {"settings", "service", "talk", "usage", "psql_options", "regular"},
+    {"listing"},
+    {"cli"},
     {"guards", "ports", "programs", "places", "identity", "rights", "shutdown", "sources", "files"},
     {"compose", "embedded", "external"},
     {"engine", "init"},

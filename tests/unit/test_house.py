@@ -10,9 +10,12 @@ from stack.settings import ROOT
 FLOORS = [
     {"process"},
     {"settings", "service", "talk", "cli"},
-    {"guards", "ports", "programs", "places", "rights", "shutdown", "sources", "files"},
+    {"archives", "encodings", "unpack", "files"},
+    {"uuid_ossp", "sources", "formats"},
+    {"guards", "ports", "programs", "places", "rights", "shutdown"},
     {"compose", "embedded", "external"},
     {"engine", "init"},
+    {"cures"},
     {"refusals"},
     {"postgres", "ready"},
     {"blocked"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -192,7 +192,9 @@ def size_of(folder: Path) -> int:
     return sum(each.stat().st_size for each in folder.iterdir() if each.is_file())
 
 
-def as_tar(folder: Path, unpack: Callable[[IO[bytes]], IO[bytes]], seen: Callable[[int], object]) -> Generator[bytes]:
+def as_tar(
+    folder: Path, unpack: Callable[[IO[bytes]], AbstractContextManager[IO[bytes]]], seen: Callable[[int], object]
+) -> Generator[bytes]:
     """Give a folder of `pg_dump -Fd` as the tar that `pg_dump -Ft` would have made, which pg_restore takes from a pipe.
 
     The two have the same list (PostgreSQL calls the folder "compatible with tar"), but a tar is read in one go: the

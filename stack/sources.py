@@ -118,20 +118,17 @@ def opened(file: str, encoding: str = "") -> Iterator[Source]:
     `encoding` is the one of SQL that does not say it. Raises Refused when it cannot be read, or is neither.
     """
     python, told = encodings.wanted(encoding) if encoding else ("", "")
-    if file != "-" and Path(file).is_dir():
+    if file != "-" and os.path.isdir(file):  # noqa: PTH112 - which takes any name
         with _folder(Path(file)) as source:
             _refuse_encoding(source, encoding)
             yield source
         return
     name = STDIN if file == "-" else file
-    with _raw(file) as raw:
-        with damage_told(name):
-            stream = unpacked(raw, name, "FILE" if file == "-" else typed(file))
-        with stream:
-            source = Source(name, os.fstat(raw.fileno()).st_size, raw.tell, stream.read)
-            if source.is_archive:
-                _refuse_encoding(source, encoding)
-            yield source if source.is_archive else _text(source, python, told)
+    with _raw(file) as raw, unpacked(raw, name, "FILE" if file == "-" else typed(file)) as stream:
+        source = Source(name, os.fstat(raw.fileno()).st_size, raw.tell, stream.read)
+        if source.is_archive:
+            _refuse_encoding(source, encoding)
+        yield source if source.is_archive else _text(source, python, told)
 
 
 def _text(source: Source, python: str, told: str) -> Source:

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any, cast
 
 from stack.process import Refused, StackError
@@ -37,7 +37,7 @@ def _zstd(raw: IO[bytes]) -> object:
 
 
 _OPENERS: dict[bytes, Callable[[IO[bytes]], object]] = {
-    b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
+    b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"),
     b"\x28\xb5\x2f\xfd": _zstd,
     b"\xfd7zX": lzma.LZMAFile,
     b"\x5d\x00\x00": lzma.LZMAFile,
@@ -45,26 +45,39 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], object]] = {
 }
 
 
-def unpacked(raw: IO[bytes], name: str, typed: str) -> IO[bytes]:
-    """Return a stream of what is in a file that can be sought in, whatever compresses it.
+@contextmanager
+def unpacked(raw: IO[bytes], name: str, typed: str) -> Iterator[IO[bytes]]:
+    """Give a stream of what is in a file that can be sought in, whatever compresses it.
 
     `name` is what it is called, and `typed` how that is typed. Raises Refused for what cannot be unpacked here.
     """
-    stream = raw
-    for _ in range(DEEPEST):
-        magic: bytes = cast("Any", stream).peek(6)[:6]  # each of them has it
-        if found := next((_OPENERS[each] for each in _OPENERS if magic.startswith(each)), None):
-            stream = cast("IO[bytes]", found(stream))
-        elif magic.startswith(_ZIP):
-            stream = _only_one(stream if stream is raw else spooled(stream), name, typed)
-        elif other := next((_ELSEWHERE[each] for each in _ELSEWHERE if magic.startswith(each)), None):
-            raise Refused(
-                f"{name} is compressed by {other[0]}, which is not unpacked here. Nothing was done. Type"
-                f" `{other[1]} {typed} | invoke load -`."
-            )
-        else:
-            return stream
-    raise Refused(f"{name} is compressed more than {DEEPEST} times. Nothing was done. Unpack it first.")
+    with ExitStack() as opened:
+        stream = raw
+        with damage_told(name):
+            for _ in range(DEEPEST):
+                if inner := _inside(opened, stream, name, typed, inside=stream is not raw):
+                    stream = inner
+                else:
+                    break
+            else:
+                raise Refused(f"{name} is compressed {DEEPEST} times or more. Nothing was done. Unpack it first.")
+        yield stream
+
+
+def _inside(opened: ExitStack, stream: IO[bytes], name: str, typed: str, *, inside: bool) -> IO[bytes] | None:
+    """Return what is in a compressed stream, which is itself inside another one; None when it is not compressed."""
+    magic: bytes = cast("Any", stream).peek(6)[:6]  # each of them has it
+    if found := next((_OPENERS[each] for each in _OPENERS if magic.startswith(each)), None):
+        return opened.enter_context(cast("IO[bytes]", found(stream)))
+    if magic.startswith(_ZIP):
+        whole = opened.enter_context(spooled(stream)) if inside else stream  # its list is at its end
+        return opened.enter_context(_only_one(whole, name, typed))
+    if other := next((_ELSEWHERE[each] for each in _ELSEWHERE if magic.startswith(each)), None):
+        raise Refused(
+            f"{name} is compressed by {other[0]}, which is not unpacked here. Nothing was done. Type"
+            f" `{other[1]} {typed} | invoke load -`."
+        )
+    return None
 
 
 def _only_one(raw: IO[bytes], name: str, typed: str) -> IO[bytes]:

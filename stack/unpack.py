@@ -85,6 +85,11 @@ def _only_one(raw: IO[bytes], name: str, typed: str) -> IO[bytes]:
     archive = zipfile.ZipFile(raw)
     files = [each for each in archive.infolist() if not each.is_dir() and not _left_by_a_finder(each.filename)]
     if len(files) != 1:
+        if any(each.filename.endswith("toc.dat") for each in files):
+            raise Refused(
+                f"{name} is a zip of a folder of `pg_dump -Fd`. Nothing was done. Unpack it (`unzip {typed}`), and load"
+                " the folder that comes out."
+            )
         few = ", ".join(each.filename for each in files[:5]) + ", …" * (len(files) > 5)
         raise Refused(
             f"{name} is a zip with {len(files) or 'no'} files in it{': ' * bool(files)}{few}. Nothing was done. Load"

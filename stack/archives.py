@@ -20,6 +20,8 @@ _FORMAT_AT, _COMPRESSION_AT = 10, 11
 _PLAIN = 1
 """The format's number of one file; a tar and a folder have another, and share it."""
 _OLDEST, _COMPRESSION_IS_A_BYTE, _HAS_ACCESS_METHOD, _HAS_KIND = (1, 12), (1, 15), (1, 14), (1, 16)
+_LONGEST = 1 << 28
+"""Bytes of a text; what has more is damaged, and is not read into memory."""
 OF_THE_DATABASE = ("DATABASE PROPERTIES", "COMMENT", "SECURITY LABEL", "ACL")
 
 
@@ -134,6 +136,8 @@ class _Numbers:
 
     def text(self) -> str | None:
         length = self.integer()
+        if length > _LONGEST:
+            raise EOFError
         return None if length < 0 else self.bytes(length).decode(errors="surrogateescape")
 
 
@@ -142,7 +146,7 @@ def _header(numbers: _Numbers, archive: Archive) -> tuple[tuple[int, int], bool]
     magic = numbers.bytes(_COMPRESSION_AT)
     version = (magic[5], magic[6])
     numbers.integer_size, numbers.offset_size = magic[8], magic[9]
-    if not magic.startswith(MAGIC) or numbers.integer_size > BLOCK:
+    if not magic.startswith(MAGIC) or numbers.integer_size > 8:
         raise EOFError
     if version >= _COMPRESSION_IS_A_BYTE:
         numbers.bytes(1)

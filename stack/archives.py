@@ -20,6 +20,8 @@ _FORMAT_AT, _COMPRESSION_AT = 10, 11
 _PLAIN = 1
 """The format's number of one file; a tar and a folder have another, and share it."""
 _OLDEST, _COMPRESSION_IS_A_BYTE, _HAS_ACCESS_METHOD, _HAS_KIND = (1, 12), (1, 15), (1, 14), (1, 16)
+_MOST_SESSIONS = 0x3FFFF
+"""PostgreSQL's MAX_BACKENDS."""
 _LONGEST = 1 << 28
 """Bytes of a text; what has more is damaged, and is not read into memory."""
 OF_THE_DATABASE = ("DATABASE PROPERTIES", "COMMENT", "SECURITY LABEL", "ACL")
@@ -53,10 +55,8 @@ class Archive:
         `database` is its name as SQL has it, quoted where it must be. pg_restore does this only with --create, and
         then for a database of the dumped one's name.
         """
-        found = [entry for entry in self.entries if entry.statement]
-        return [
-            _named(each, database, self.database) for entry in found for each in _STATEMENT.findall(entry.statement)
-        ]
+        found = (each for entry in self.entries for each in _STATEMENT.findall(entry.statement))
+        return [_named(each, database, self.database) for each in found if not _is_mark(each)]
 
 
 # A quote in what pg_dump quotes is always doubled, also after an E.
@@ -66,6 +66,12 @@ _OWN = re.compile(
     rf"((?:ALTER DATABASE|ALTER ROLE {_NAME} IN DATABASE|COMMENT ON DATABASE|SECURITY LABEL [^;']*ON DATABASE"
     rf"|(?:GRANT|REVOKE)[A-Z, ]+ ON DATABASE) ){_NAME}"
 )
+
+
+def _is_mark(statement: str) -> bool:
+    """Return whether a statement sets a limit that no server can reach: that is a mark of ours, or of a half DROP."""
+    limit = re.search(r"\A[^']* CONNECTION LIMIT = (-?\d+);\Z", statement)
+    return bool(limit) and not -1 <= int(limit[1] if limit else 0) <= _MOST_SESSIONS
 
 
 def _named(statement: str, database: str, former: str) -> str:
@@ -84,6 +90,42 @@ def is_tar(head: bytes) -> bool:
 def is_tar_of_pg_dump(head: bytes) -> bool:
     """Return whether a file that begins so was made by `pg_dump -Ft`."""
     return is_tar(head) and head.startswith(TOC.encode() + b"\0") and head[BLOCK:].startswith(MAGIC)
+
+
+class WholeTar:
+    """A tar of pg_dump that tells when it is cut off: pg_restore 17 would wait for ever for the rest of a pipe."""
+
+    def __init__(self, read: Callable[[int], bytes], name: str) -> None:
+        self._read, self._name = read, name
+        self._header = b""
+        self._left = 0
+        """Bytes of this member that are still to come."""
+        self._whole = False
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes. Raises StackError where they end too early."""
+        chunk = self._read(size)
+        at = 0
+        while at < len(chunk) and not self._whole:
+            step = min(self._left, len(chunk) - at)
+            self._left, at = self._left - step, at + step
+            taken = chunk[at : at + BLOCK - len(self._header)] if not self._left else b""
+            self._header, at = self._header + taken, at + len(taken)
+            if len(self._header) == BLOCK:
+                self._enter(self._header)
+                self._header = b""
+        if not chunk and not self._whole:
+            raise StackError(f"{self._name} is cut off or damaged: its last file is not whole. Nothing was changed.")
+        return chunk
+
+    def _enter(self, block: bytes) -> None:
+        """Begin with a member; behind the rows there is only a script that pg_restore does not read."""
+        self._whole = not block.strip(b"\0") or block.startswith(b"restore.sql\0")
+        try:
+            size = 0 if self._whole else tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size
+        except tarfile.HeaderError as error:
+            raise StackError(f"{self._name} is cut off or damaged: {error}. Nothing was changed.") from None
+        self._left = size + -size % BLOCK
 
 
 def header(head: bytes) -> Archive:

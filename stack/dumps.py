@@ -70,7 +70,7 @@ def dump(engine: Engine, file: str) -> None:
     written = formats.format_of(file)
     with _session(engine) as name:
         command = engine.client("pg_dump", *written.options, name=name)
-        before = written.pack(formats.preamble(engine.client(*formats.BARE, name=name))) if written.pack else b""
+        before = written.pack(formats.preamble(_bare(engine, name))) if written.pack else b""
         where = {"-": "stdout", "": str(folder)}.get(file, file)
 
         def fill(output: IO[bytes]) -> None:
@@ -94,6 +94,16 @@ def dump(engine: Engine, file: str) -> None:
                 f"{where} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
             ) from None
     say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
+
+
+def _bare(engine: Engine, name: str) -> bytes:
+    """Return an archive of the database without anything in it. Raises StackError when pg_dump fails."""
+    argv, env = engine.client(*formats.BARE, name=name)
+    done = subprocess.run(argv, check=False, env=environment(env), stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
+    return done.stdout
 
 
 def _refuse_among_data(root: Path, file: str) -> None:
@@ -339,6 +349,7 @@ class _Piped:
                 self.feed(source)
             except StackError as error:
                 failed.append(error)
+                self._child.kill()  # at the end of half a tar it would wait for ever
             with suppress(BrokenPipeError):
                 self._input.close()
 

@@ -7,15 +7,13 @@ import io
 import os
 import re
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 from stack import archives
 from stack.files import typed
-from stack.process import Refused, StackError, environment
-from stack.service import Command
+from stack.process import Refused
 from stack.talk import say
 
 
@@ -72,20 +70,13 @@ def redirected() -> str:
     return "-" if found else ""
 
 
-def preamble(command: Command) -> bytes:
-    """Return SQL that gives the database into which psql loads it the settings, grants and comment of this one.
+def preamble(listed: bytes) -> bytes:
+    """Return SQL that gives the database into which psql loads it the settings, grants and comment of the dumped one.
 
     pg_dump writes them with --create only, and then for a database of that name, to which the file goes: not to the
-    one that its user has chosen. `command` is that of `BARE`. It begins as pg_dump's SQL does, whose end follows.
+    one that its user has chosen. `listed` is what `BARE` wrote. The SQL begins as pg_dump's does, whose end follows.
     """
-    done = subprocess.run(
-        command.argv, check=False, env=environment(command.env), stdin=subprocess.DEVNULL, capture_output=True
-    )
-    if done.returncode:
-        raise StackError(
-            f"Nothing was written: pg_dump failed. It said:\n{done.stderr.decode(errors='replace').strip()}"
-        )
-    archive = archives.listed(io.BytesIO(done.stdout).read)
+    archive = archives.listed(io.BytesIO(listed).read)
     if not archive.complete:
         say("The settings and grants of the database itself are not in it: this pg_dump writes a list unknown here.")
     lines = [each.encode(errors="surrogateescape") for each in archive.statements(':"DBNAME"')]

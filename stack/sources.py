@@ -8,7 +8,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +24,7 @@ CHUNK = 1 << 18
 SEEDS = re.compile(r"\.sql(\.(gz|zst|xz|bz2|zip))?$", re.IGNORECASE)
 _UNSPOKEN = re.compile(r"^(\.|README)|~$", re.IGNORECASE)
 _ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_FETCHED = ("http", "https", "ftp")
 _DATABASES = ("postgres", "postgresql")
 STDIN = "what came through stdin"
 
@@ -126,9 +127,15 @@ def opened(file: str, encoding: str = "") -> Iterator[Source]:
     name = STDIN if file == "-" else file
     with _raw(file) as raw, unpacked(raw, name, "FILE" if file == "-" else typed(file)) as stream:
         source = Source(name, os.fstat(raw.fileno()).st_size, raw.tell, stream.read)
-        if source.is_archive:
-            _refuse_encoding(source, encoding)
-        yield source if source.is_archive else _text(source, python, told)
+        yield _archive(source, encoding) if source.is_archive else _text(source, python, told)
+
+
+def _archive(source: Source, encoding: str) -> Source:
+    """Return an archive; of a tar, as one that tells when it is cut off."""
+    _refuse_encoding(source, encoding)
+    if not archives.is_tar(source.head):
+        return source
+    return Source(source.name, source.size, source.position, archives.WholeTar(source.read, source.name).read)
 
 
 def _text(source: Source, python: str, told: str) -> Source:
@@ -197,7 +204,8 @@ def _raw(file: str) -> IO[bytes]:
     What sends a pipe may itself hold locks on this database, so it is not kept waiting for us.
     """
     if file == "-":
-        return _whole(sys.stdin.buffer, STDIN)
+        with open(0, "rb", closefd=False) if sys.stdin is None else nullcontext(sys.stdin.buffer) as stdin:
+            return _whole(stdin, STDIN)
     try:
         there = Path(file).stat()
         if _is_pipe(there.st_mode, file):
@@ -255,6 +263,8 @@ def _instead(file: str) -> str:
         return f"That is a database's address: type `pg_dump -Fc {typed(file)} | invoke load -`."
     if scheme == "file":
         return "Name the file itself, without `file://`."
+    if scheme and scheme not in _FETCHED:
+        return "That is an address, not a file: fetch what is there, then load the file."
     if scheme:
         return f"That is an address, not a file: type `curl -fL {typed(file)} | invoke load -`."
     return "Name a dump or a file of SQL."

@@ -140,6 +140,13 @@ def test_every_format_of_pg_dump_comes_back_with_the_settings_of_the_database(fi
     wipe(filled)
     fail(filled, 1, "load", "x.plain.d", saying=("x.plain.d is no whole dump: its file", "is missing"))
     assert tables(filled) == []
+    tar = (filled / "x.tar").read_bytes()
+    for part in (0.3, 0.7):
+        (filled / "cut.tar").write_bytes(tar[: int(tar.index(b"restore.sql") * part)])
+        for more in ((), ("--clean", "--yes")):
+            sql(filled, "CREATE TABLE IF NOT EXISTS mine ()" if more else "DROP TABLE IF EXISTS mine")
+            fail(filled, 1, "load", "cut.tar", *more, saying=("cut off or damaged",))
+            assert tables(filled) == ["mine"] * bool(more)
 
 
 def test_a_dump_is_what_its_name_says_and_comes_back(filled: Path) -> None:

@@ -31,6 +31,11 @@ def test_a_statement_speaks_of_another_database_and_of_nothing_else(database: st
     assert of(name, other).statements(':"DBNAME"') == [other]
 
 
+def test_a_limit_that_is_a_mark_does_not_come_along() -> None:
+    limits = [f"ALTER DATABASE shop CONNECTION LIMIT = {n};" for n in (0x57AC57AC, -2, 0, 100)]
+    assert [each.split()[-1] for each in of("shop", *limits).statements("new")] == ["0;", "100;"]
+
+
 @pytest.mark.parametrize("size", range(0, 110, 5))
 def test_a_list_that_is_cut_off_is_not_complete(size: int) -> None:
     beginning = b"PGDMP\1\x10\0\4\x08\1\0" + bytes(35) + b"\0\4\0\0\0shop" + (b"\0\4\0\0\0" + b"17.1") * 2

@@ -152,6 +152,19 @@ def test_a_tar_of_pg_dump_is_an_archive_and_tells_its_server(tmp_path: Path) -> 
             assert source.server == "17.1"
 
 
+def test_a_tar_of_pg_dump_that_is_cut_off_is_told_wherever_it_is_cut(tmp_path: Path) -> None:
+    """pg_restore would wait for ever for the rest."""
+    whole = tarred(toc_dat=header((1, 16), "17.1"), **{"1_dat": SQL}, restore_sql=SQL)
+    rows = 512 * 3 + len(SQL)
+    for size in (*range(1100, rows, 700), rows - 1):
+        (tmp_path / "a.tar").write_bytes(whole[:size])
+        with pytest.raises(StackError, match="cut off or damaged"), opened(str(tmp_path / "a.tar")) as source:
+            everything(source)
+    (tmp_path / "a.tar").write_bytes(whole)
+    with opened(str(tmp_path / "a.tar")) as source:
+        assert everything(source) == whole
+
+
 @pytest.mark.parametrize("first", ["orders_sql", "toc_dat", "dump/toc_dat"])
 def test_a_tar_of_something_else_is_told(tmp_path: Path, first: str) -> None:
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tarred(**{first: SQL})))
@@ -304,6 +317,19 @@ def test_a_device_is_refused(name: str) -> None:
         pass
 
 
+def test_a_stdin_that_was_closed_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    kept = os.dup(0)
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    try:
+        with opened("-") as source:
+            assert source.head == b""
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
 def test_the_device_that_is_empty_is_empty() -> None:
     with opened("/dev/null") as source:
         assert source.head == b""
@@ -314,7 +340,7 @@ def test_the_device_that_is_empty_is_empty() -> None:
     [("https://example.com/a.sql.gz", "`curl -fL https://example.com/a.sql.gz | invoke load -`"),
      ("HTTP://example.com/a?b&c", "`curl -fL 'HTTP://example.com/a?b&c' | invoke load -`"),
      ("postgresql://me@db/shop", "`pg_dump -Fc postgresql://me@db/shop | invoke load -`"),
-     ("file:///tmp/a.sql", "without `file://`")],
+     ("file:///tmp/a.sql", "without `file://`"), ("s3://shop/a.sql", "fetch what is there")],
 )  # fmt: skip
 def test_an_address_is_told_with_a_way(address: str, way: str) -> None:
     with pytest.raises(Refused) as told, opened(address):

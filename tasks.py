@@ -123,27 +123,33 @@ def seed(c: Context) -> None:
         dumps.seed(engine.choose(ROOT))
 
 
-@task(help={"file": "Where to; - is stdout (default: a dated file in backups/)."})
+@task(
+    help={
+        "file": "Where to: SQL for .sql, .sql.gz and .sql.zst, else an archive; - is stdout (default: a dated archive"
+        " in backups/, or stdout where that is a file or a pipe)."
+    }
+)
 def dump(c: Context, file: str = "") -> None:
     """Write the whole database to a file that any engine can load."""
-    from stack import dumps, engine
+    from stack import dumps, engine, formats
 
-    dumps.dump(engine.choose(ROOT), file)
+    dumps.dump(engine.choose(ROOT), file or formats.redirected())
 
 
 @task(
     help={
-        "file": "A dump or SQL, gzip, zstd or plain; - is stdin.",
+        "file": "A dump or SQL, compressed or not; - is stdin.",
         "clean": "Delete what is in the database first.",
+        "encoding": "What SQL is in that does not say it, such as LATIN1 (default: the database's, UTF-8).",
         **YES,
     }
 )
-def load(c: Context, file: str = "", clean: bool = False, yes: bool = False) -> None:
+def load(c: Context, file: str = "", clean: bool = False, yes: bool = False, encoding: str = "") -> None:
     """Bring a dump or a file of SQL into the database, all or nothing."""
     from stack import dumps, engine
 
     with engine.exclusive(ROOT):
-        dumps.load(engine.choose(ROOT), file, clean=clean, yes=yes)
+        dumps.load(engine.choose(ROOT), file, clean=clean, yes=yes, encoding=encoding)
 
 
 @task(

@@ -16,14 +16,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from stack import blocked, files
+from stack import blocked, files, formats
 from stack.engine import Engine
 from stack.postgres import interruptible
 from stack.process import Refused, StackError, begin, environment, look, not_started
 from stack.ready import LoginFailed, connect
 from stack.refusals import known, told
 from stack.service import Command
-from stack.sources import CHUNK, HEAD, Source, opened
+from stack.sources import CHUNK, HEAD, Source, opened, seeds
 from stack.talk import confirm, counted, human, progress, say
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def seed(engine: Engine) -> list[Path]:
 
     Raises StackError with psql's words at the first file that fails; that file leaves nothing behind.
     """
-    files = sorted((engine.root / "seed").glob("*.sql"))
+    files, others = seeds(engine.root / "seed")
+    if others:
+        say(f"Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip: {', '.join(others)}.")
     for file in files:
         say(f"seed/{file.name}")
         with opened(str(file)) as source:
@@ -57,18 +59,23 @@ def seed(engine: Engine) -> list[Path]:
 
 
 def dump(engine: Engine, file: str) -> None:
-    """Write the database to `file` in pg_dump's custom format, made by the server's own version.
+    """Write the database to `file`, as SQL or as an archive by the ending of its name, with the server's own pg_dump.
 
-    `-` is stdout; nothing stands for a dated file in backups/. The file appears when it is complete and on the disk.
-    Raises StackError when pg_dump fails, and Refused for a terminal, a directory, and a place among the stack's data.
+    `-` is stdout, which gets an archive; nothing stands for a dated one in backups/. The file appears when it is
+    complete and on the disk. Raises StackError when pg_dump fails, and Refused for a terminal, a directory, a place
+    among the stack's data, and an ending that would not be true.
     """
     folder = engine.root / "backups"
     _refuse_among_data(engine.root, file)
+    written = formats.format_of(file)
     with _session(engine) as name:
-        command = engine.client("pg_dump", "--format=custom", "--compress=zstd", name=name)
+        command = engine.client("pg_dump", *written.options, name=name)
+        before = written.pack(formats.preamble(_bare(engine, name))) if written.pack else b""
         where = {"-": "stdout", "": str(folder)}.get(file, file)
 
         def fill(output: IO[bytes]) -> None:
+            output.write(before)
+            output.flush()
             _dump_into(engine, output, command, where)
 
         try:
@@ -87,6 +94,16 @@ def dump(engine: Engine, file: str) -> None:
                 f"{where} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
             ) from None
     say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
+
+
+def _bare(engine: Engine, name: str) -> bytes:
+    """Return an archive of the database without anything in it. Raises StackError when pg_dump fails."""
+    argv, env = engine.client(*formats.BARE, name=name)
+    done = subprocess.run(argv, check=False, env=environment(env), stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
+    return done.stdout
 
 
 def _refuse_among_data(root: Path, file: str) -> None:
@@ -160,7 +177,7 @@ def _beside(engine: Engine) -> Connection[Any]:
     return connect(endpoint)
 
 
-def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
+def load(engine: Engine, file: str, *, clean: bool, yes: bool, encoding: str = "") -> None:
     """Bring a dump or a file of SQL, compressed or not, into the database: all or nothing. `-` is stdin.
 
     What it is, is told by its first bytes. A database that is not empty is refused; `clean` empties it in the same
@@ -168,7 +185,7 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
     """
     if not file:
         raise Refused("Which file? Type `invoke load FILE`, with a dump or a file of SQL, or - for stdin.")
-    with opened(file) as source:
+    with opened(file, encoding) as source:
         if not source.head:
             raise Refused(f"{source.name} is empty: it is no dump and no SQL. Nothing was done.")
         found, major = _contents(engine)
@@ -186,12 +203,24 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
         if found:
             what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
             confirm(f"Delete {what} in the database, and load {file}?", yes=yes)
+        own = "\n".join(source.statements(':"DBNAME"')).encode(errors="surrogateescape")
         why = _apply(engine, _EMPTY if found else b"", source)
     if why:
         raise StackError(
             f"{source.name} was not loaded, and the database is as it was. The reason:\n{known(engine, why)}"
         )
     say(f"Loaded {source.name}.")
+    if own and (said := _settle(engine, own)):
+        say(f"Not all settings and grants of the database itself came along. psql said:\n{said}")
+
+
+def _settle(engine: Engine, statements: bytes) -> str:
+    """Run what is about the database itself, each statement by itself; return what psql said of those that failed."""
+    psql = _Piped(engine.client("psql", "-qX", "-v", "ON_ERROR_STOP=0", "-f", "-", stdin=True))
+    with psql:
+        psql.feed(io.BytesIO(statements))
+        psql.end()
+        return psql.said()
 
 
 def _apply(engine: Engine, before: bytes, source: Source) -> str:
@@ -224,16 +253,16 @@ def _restore_after(engine: Engine, before: bytes, source: Reader, name: str) -> 
 
 
 def _send_sql(engine: Engine, before: bytes, source: Reader, name: str) -> str:
-    with _psql(engine, before, name) as psql:
+    with _psql(engine, before, name, source.options) as psql:
         tail = psql.feed(_Statements(source))
         cut = b"PostgreSQL database dump\n" in source.head and b"dump complete" not in tail
         said = psql.commit(tail, but="the file ends in the middle: the last line of a dump is missing." if cut else "")
         return next((found.expand(why) for words, why in _NOT_WHOLE if (found := words.search(said))), said)
 
 
-def _psql(engine: Engine, before: bytes, name: str) -> _Piped:
+def _psql(engine: Engine, before: bytes, name: str, more: tuple[str, ...] = ()) -> _Piped:
     """Start psql in a transaction that only `_Piped.commit` can commit."""
-    options = ("-qX", "-v", "ON_ERROR_STOP=1", "-v", "AUTOCOMMIT=off", "-f", "-")
+    options = ("-qX", "-v", "ON_ERROR_STOP=1", "-v", "AUTOCOMMIT=off", *more, "-f", "-")
     psql = _Piped(engine.client("psql", *options, stdin=True, name=name))
     psql.feed(io.BytesIO(_OPEN + _AFTER * (engine.settings.engine != "external") + _BEGIN + before))
     return psql
@@ -244,7 +273,7 @@ class Reader:
 
     def __init__(self, source: Source, show: Callable[[int], None]) -> None:
         self._source, self._show = source, show
-        self.head = source.head
+        self.head, self.options = source.head, source.options
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""
@@ -329,6 +358,7 @@ class _Piped:
                 self.feed(source)
             except StackError as error:
                 failed.append(error)
+                self._child.kill()  # at the end of half a tar it would wait for ever
             with suppress(BrokenPipeError):
                 self._input.close()
 
@@ -352,9 +382,12 @@ class _Piped:
         if self.output:
             self.output.read()
         code = self._child.wait()
+        return (self.said() or f"exit code {code}") if code else ""
+
+    def said(self) -> str:
+        """Return what it has said on stderr."""
         self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()
-        return (said or f"exit code {code}") if code else ""
+        return self._said.read().decode(errors="replace").strip()
 
 
 def _one_line(statements: bytes) -> bytes:

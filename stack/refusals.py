@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack import identity, places, ports
+from stack.cures import cure
 from stack.engine import Engine
 from stack.process import StackError, look
 
@@ -83,8 +84,8 @@ def told(engine: Engine, said: str, otherwise: str = "Type `invoke doctor`, whic
 
 
 def known(engine: Engine, said: str, otherwise: str = "") -> str:
-    """Return a client's words with what is known of them when it was not let in, else with something else."""
-    return told(engine, said, otherwise) if _NOT_IN.match(said) else f"{said}\n{otherwise}".rstrip()
+    """Return a client's words with what is known of them, why it was not let in or what a file needs, or another."""
+    return told(engine, said, otherwise) if _NOT_IN.match(said) else f"{said}\n{cure(engine, said, otherwise)}".rstrip()
 
 
 # What the user's own SQL says may hold the same words further on.

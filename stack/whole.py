@@ -1,0 +1,176 @@
+"""Files run by psql and pg_restore as they would run them; whether all of it is there, the server says."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+from collections.abc import Callable
+from typing import IO, NamedTuple
+
+from stack import blocked
+from stack.aside import Aside
+from stack.feed import Piped, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
+from stack.plain import Script, roles_in
+from stack.refusals import known
+from stack.service import Command
+from stack.sources import Source
+from stack.talk import progress
+
+PSQL = ("psql", "-qX", "-v", "ON_ERROR_STOP=1")
+STOPPED = 3
+"""psql's exit code when it ended at an error."""
+NAME = "stack-load-"
+"""What our sessions in the database aside are called, before some digits."""
+AS_PSQL = "`invoke psql -f FILE` runs it as it is, without all or nothing."
+
+
+class Ended(NamedTuple):
+    """How psql came to its end."""
+
+    code: int
+    at_the_end: bool
+    """Whether it read the file to its last byte, as commands."""
+    proof: str
+    """`whole` or `open`, as the server said after it: is no transaction left open? Empty when it was not asked."""
+    errors: int
+    said: str
+    in_the_middle: bool
+    """Whether what it complained about begins in the file and goes on into what we put behind it."""
+
+
+def fill(place: Aside, source: Source) -> list[str]:
+    """Bring a file into a database aside, and return what is to be said when that is in its place.
+
+    Raises StackError with the client's first words.
+    """
+    name = NAME + secrets.token_hex(8)
+    with blocked.watched(place.cluster.beside, program=name), progress("Loading", source.size) as show:
+        reader, notes = Reader(source, show), list[str]()
+        if source.is_archive:
+            why = _restore(place, reader, name)
+        else:
+            why, notes = _run(place, source, reader, name)
+    if place.stuck:
+        why = (
+            f"{why}\nThis waited for the database that is being replaced, which is held until that is done:"
+            f" {' '.join(place.stuck.split())[:200]}\n{AS_PSQL}"
+        )
+    if why:
+        raise Unfit(known(place.engine, why))
+    return notes
+
+
+# -- SQL ------------------------------------------------------------------------------------------------------
+
+
+def _run(place: Aside, source: Source, reader: Reader, name: str) -> tuple[str, list[str]]:
+    script = Script(reader, into=place.name, name=source.name, missing=place.missing)
+    token = f"stack{secrets.token_hex(12)}"
+    ended = run_psql(command(place, token, name), script, token)
+    return judged(ended, reader, script.where), script.notes
+
+
+def command(place: Aside, token: str, name: str) -> Command:
+    """Return the command line of a psql that asks the server after the file, in the same session, what has become."""
+    # What a file does with \o, or with the form of a table, changes neither.
+    proof = ("-c", "\\o", "-c", f"SELECT {_proof(token)}")
+    return place.engine.client(*PSQL, "-f", "-", *proof, stdin=True, name=name, into=place.login)
+
+
+def _proof(token: str) -> str:
+    is_open = "pg_catalog.pg_current_xact_id_if_assigned() IS NULL"
+    return f"pg_catalog.concat('{token}', CASE WHEN {is_open} THEN 'whole' ELSE 'open' END)"
+
+
+def run_psql(command: Command, script: Script, token: str) -> Ended:
+    """Let psql run a script, and return how that ended."""
+    with Piped(command, subprocess.PIPE) as psql:
+        answer = printed(psql)
+        psql.feed(script)
+        # Whatever swallows this is not closed: neither a COPY nor a string can have it for its content.
+        psql.give(f"\n-- {token} \"'`~|\\.x\n\\echo {token}end\n".encode())
+        code = psql.end()
+        out = answer().decode(errors="replace")
+        count, said, swallowed = errors(psql.said(), token)
+    found = re.search(f"{token}(whole|open)", out)
+    return Ended(code, f"{token}end" in out, found[1] if found else "", count, said, swallowed)
+
+
+_ERROR = re.compile(r"psql:<stdin>:(\d+): (?:ERROR|FATAL|PANIC|error):")
+
+
+def errors(said: IO[bytes], token: str) -> tuple[int, str, bool]:
+    """Return how many errors psql told, its words on the first, and whether one has swallowed what we put behind."""
+    count, first, swallowed = 0, list[str](), False
+    for raw in said:
+        line = raw.decode(errors="replace")
+        count += bool(_ERROR.match(line))
+        swallowed = swallowed or token in line or "reached EOF without finding" in line
+        if count <= 1 and len(first) < 20:
+            first.append(line[:1000] if token not in line else line.partition("-- " + token)[0][:1000])
+    return count, "".join(first).strip(), swallowed
+
+
+_QUITS = re.compile(rb"(?:\A|\n)[ \t]*\\q(?:uit)?[ \t]*(?:\r?\n(?:\s|--[^\n]*(?:\n|\Z))*)?\Z")
+IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a condition in it is not closed."
+
+
+def judged(ended: Ended, reader: Reader, where: Callable[[int], str]) -> str:
+    """Return what went wrong, with the file's name and line; empty when the whole file is there."""
+    said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{where(int(found[1]))}: ", ended.said)
+    if ended.in_the_middle:
+        return IN_THE_MIDDLE if reader.ended else said
+    if ended.errors and ended.code != STOPPED:
+        also = f", the first of {ended.errors}" if ended.errors > 1 else ""
+        return (
+            f"{said}\nThe file sets ON_ERROR_STOP off, so psql went on past an error{also}. Mend it, or take that line"
+            f" out. {AS_PSQL}"
+        )
+    if ended.code or not ended.proof:
+        return said or f"psql ended, and said nothing: {how_it_ended(ended.code)}"
+    return _not_all(ended, reader)
+
+
+def _not_all(ended: Ended, reader: Reader) -> str:
+    """Return what is missing, though psql has not complained; empty when nothing is."""
+    if reader.lacks_its_end:
+        return "the file ends in the middle: the last line of a dump is missing."
+    if ended.proof == "open":
+        return (
+            "the file leaves a transaction open at its end (BEGIN without COMMIT, or AUTOCOMMIT off), so psql would"
+            " keep nothing of that. Put a COMMIT at its end."
+        )
+    if not ended.at_the_end and not _QUITS.search(reader.tail):
+        return (
+            "psql left the file before its end, at the line \\q, and what follows was not run. Take that line out, or"
+            f" what follows. {AS_PSQL}"
+        )
+    return ""
+
+
+# -- archives -------------------------------------------------------------------------------------------------
+
+
+def _restore(place: Aside, reader: Reader, name: str) -> str:
+    tape = Tape(reader)
+    for role in archive_roles(place.engine.client, tape):
+        place.missing(role)
+    command = place.engine.client("pg_restore", "--single-transaction", stdin=True, name=name, into=place.login)
+    with Piped(command) as restore:
+        restore.feed(tape.rest())
+        code = restore.end()
+        return words(restore, code) if code else ""
+
+
+def archive_roles(client: Callable[..., Command], tape: Tape) -> list[str]:
+    """Return the roles that an archive names, reading no more of it than its table of contents."""
+    schema = read_by(client("pg_restore", "--schema-only", "-f", "-", stdin=True), tape)
+    tape.rewind()
+    listed = read_by(client("pg_restore", "--list", "-f", "-", stdin=True), tape)
+    tape.rewind()
+    # The owners of large objects stand in no schema.
+    large = re.findall(
+        r"^\d+; \d+ \d+ BLOB(?: METADATA)? - \d+(?:\.\.\d+)? (.+)$", listed.decode(errors="replace"), re.M
+    )
+    return list(dict.fromkeys([*roles_in(schema), *large]))

@@ -15,7 +15,7 @@ from stack.process import StackError, begin, look
 from stack.refusals import known
 from stack.sources import HEAD, Source
 from stack.talk import progress, say
-from stack.whole import AS_PSQL, IN_THE_MIDDLE, archive_roles, errors
+from stack.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, Lines, archive_roles, errors
 
 
 def fill(engine: Engine, source: Source, *, empty: bool) -> list[str]:
@@ -93,20 +93,21 @@ class _Transaction:
             answer = printed(psql)
             psql.feed(io.BytesIO(self._before))
             statements = _Statements(script)
-            alive = psql.feed(statements)
+            lines = Lines(statements)
+            alive = psql.feed(lines)
             cut = alive and self._reader.lacks_its_end
             if alive and good() and not cut:
                 token = self._token.encode()
-                psql.give((b"" if _FINISHED.search(statements.tail) else b"\n;") + _WHOLE % (token, token, token))
+                psql.give((b"" if _FINISHED.search(statements.tail) else b"\n;") + _WHOLE.replace(b"%b", token))
             code = psql.end()
             out = answer().decode(errors="replace")
-            count, said, swallowed = errors(psql.said(), self._token)
-            if cut and not count:
-                return "the file ends in the middle: the last line of a dump is missing."
+            count, said, last = errors(psql.said(), lines.number)
+            if cut and (not count or last > lines.number):
+                return CUT
             if f"{self._token} false" in out or _committed(self._engine, self._token, out):
                 return ""
             said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{where(int(found[1]))}: ", said)
-            return _why(said, swallowed) or words(psql, code)
+            return _why(said, swallowed=last > lines.number and self._token not in out) or words(psql, code)
 
 
 def _committed(engine: Engine, token: str, out: str) -> bool:
@@ -122,7 +123,7 @@ def _committed(engine: Engine, token: str, out: str) -> bool:
     return asked.stdout.strip() == "committed"
 
 
-def _why(said: str, swallowed: bool) -> str:
+def _why(said: str, *, swallowed: bool) -> str:
     if "COMMIT in the middle (stack_whole)" in said:
         return f"{said.partition('psql:')[0].partition(': ')[0]} says COMMIT, and the file goes on. {_OR_ELSE}"
     if "in a read-only transaction" in said or '"pg_temp.stack_whole" does not exist' in said:
@@ -187,14 +188,16 @@ _BEGIN = _one_line(b"""
         FOR EACH ROW EXECUTE FUNCTION pg_temp.stack_whole();
     INSERT INTO pg_temp.stack_whole DEFAULT VALUES;
 """)
-_WHOLE = b"""
--- %b "'`~|\\.x
+_WHOLE = (
+    SWALLOWED
+    + b"""
 SELECT set_config('stack.whole', 'yes', true) AS stack_whole, pg_current_xact_id() AS stack_xid FROM pg_temp.stack_whole
 \\gset
 \\echo %b :stack_xid
 COMMIT;
 \\echo %b :ERROR
 """
+)
 # After a COPY psql 17.12 reads no line behind an empty statement, so a semicolon goes only where one is missing.
 _FINISHED = re.compile(rb"(?:;|^\\[^\n]*|\A)(?:\s|--[^\n]*(?:\n|\Z))*\Z", re.MULTILINE)
 _COMMIT = re.compile(rb"(?<=[;\s])commit(\s+(work|transaction))?\s*;(\s|--[^\n]*(?:\n|\Z))*\Z", re.IGNORECASE)

@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 from stack import blocked
 from stack.aside import Aside
-from stack.feed import Piped, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
+from stack.feed import Piped, Readable, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
 from stack.plain import Script, roles_in
 from stack.refusals import known
 from stack.service import Command
@@ -87,40 +87,61 @@ def run_psql(command: Command, script: Script, token: str) -> Ended:
     """Let psql run a script, and return how that ended."""
     with Piped(command, subprocess.PIPE) as psql:
         answer = printed(psql)
-        psql.feed(script)
-        # Whatever swallows this is not closed: neither a COPY nor a string can have it for its content.
-        psql.give(f"\n-- {token} \"'`~|\\.x\n\\echo {token}end\n".encode())
+        lines = Lines(script)
+        psql.feed(lines)
+        psql.give(SWALLOWED + f"\\echo {token}end\n".encode())
         code = psql.end()
         out = answer().decode(errors="replace")
-        count, said, swallowed = errors(psql.said(), token)
-    found = re.search(f"{token}(whole|open)", out)
-    return Ended(code, f"{token}end" in out, found[1] if found else "", count, said, swallowed)
+        count, said, last = errors(psql.said(), lines.number)
+    found, at_the_end = re.search(f"{token}(whole|open)", out), f"{token}end" in out
+    return Ended(code, at_the_end, found[1] if found else "", count, said, last > lines.number and not at_the_end)
+
+
+SWALLOWED = b"\n-- \"'`~|\\.x\n"
+"""A comment behind a file's last line. Whoever takes it for something else has not been closed before: neither a COPY
+nor a string can have it for its content."""
+
+
+class Lines:
+    """What is given to psql, with its lines counted."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self.number = 1
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        chunk = self._source.read(size)
+        self.number += chunk.count(b"\n")
+        return chunk
 
 
 _ERROR = re.compile(r"psql:<stdin>:(\d+): (?:ERROR|FATAL|PANIC|error):")
 
 
-def errors(said: IO[bytes], token: str) -> tuple[int, str, bool]:
-    """Return how many errors psql told, its words on the first, and whether one has swallowed what we put behind."""
-    count, first, swallowed = 0, list[str](), False
+def errors(said: IO[bytes], lines: int) -> tuple[int, str, int]:
+    """Return how many errors psql told of a file of so many lines, its words on the first, and the line of the last."""
+    count, first, last = 0, list[str](), 0
     for raw in said:
         line = raw.decode(errors="replace")
-        count += bool(_ERROR.match(line))
-        swallowed = swallowed or token in line or "reached EOF without finding" in line
+        if found := _ERROR.match(line):
+            count, last = count + 1, int(found[1])
+            line = f"psql:<stdin>:{min(last, lines)}: {line[found.end(1) + 2 :]}"
         if count <= 1 and len(first) < 20:
-            first.append(line[:1000] if token not in line else line.partition("-- " + token)[0][:1000])
-    return count, "".join(first).strip(), swallowed
+            first.append(line[:1000])
+    return count, "".join(first).strip(), last
 
 
 _QUITS = re.compile(rb"(?:\A|\n)[ \t]*\\q(?:uit)?[ \t]*(?:\r?\n(?:\s|--[^\n]*(?:\n|\Z))*)?\Z")
+CUT = "the file ends in the middle: the last line of a dump is missing."
 IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a condition in it is not closed."
 
 
 def judged(ended: Ended, reader: Reader, where: Callable[[int], str]) -> str:
     """Return what went wrong, with the file's name and line; empty when the whole file is there."""
     said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{where(int(found[1]))}: ", ended.said)
-    if ended.in_the_middle:
-        return IN_THE_MIDDLE if reader.ended else said
+    if ended.in_the_middle and reader.ended:
+        return CUT if reader.lacks_its_end else IN_THE_MIDDLE
     if ended.errors and ended.code != STOPPED:
         also = f", the first of {ended.errors}" if ended.errors > 1 else ""
         return (
@@ -135,7 +156,7 @@ def judged(ended: Ended, reader: Reader, where: Callable[[int], str]) -> str:
 def _not_all(ended: Ended, reader: Reader) -> str:
     """Return what is missing, though psql has not complained; empty when nothing is."""
     if reader.lacks_its_end:
-        return "the file ends in the middle: the last line of a dump is missing."
+        return CUT
     if ended.proof == "open":
         return (
             "the file leaves a transaction open at its end (BEGIN without COMMIT, or AUTOCOMMIT off), so psql would"

@@ -113,13 +113,13 @@ def env(c: Context, format: str = "dotenv") -> None:
     give(report.env(engine.choose(ROOT), format))
 
 
-@task
-def seed(c: Context) -> None:
+@task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
+def seed(c: Context, yes: bool = False) -> None:
     """Apply seed/*.sql in name order, all files or none; sessions on the database are told and ended."""
     from stack import dumps, engine
 
     with engine.exclusive(ROOT):
-        dumps.seed(engine.choose(ROOT))
+        dumps.seed(engine.choose(ROOT), yes=yes)
 
 
 @task(help={"file": "Where to; - is stdout (default: a dated file in backups/)."})

@@ -6,17 +6,24 @@ client, a server or a machine dies: what was made aside is marked as ours, and d
 
 from __future__ import annotations
 
+import shlex
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from stack import snapshots
-from stack.cluster import SETTINGS, Cluster, log_in
+from stack.cluster import SETTINGS, WRITES, Cluster, log_in
 from stack.engine import Engine
 from stack.process import StackError, beside
 from stack.ready import LoginFailed
 from stack.snapshots import FILLING, MAKING, MARK, ROLE, WORK
+from stack.talk import say
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from typing_extensions import LiteralString
 
 OPTIONS = (*SETTINGS, "synchronous_commit=off", "lc_messages=C")
 """Of the sessions that fill it. None of their commits has to wait for the disk, since the one that counts is ours, and
@@ -35,6 +42,8 @@ class Aside:
         self.name = name
         self.made: list[str] = []
         """The roles that were made for it."""
+        self.kept = False
+        """Whether `undo` brings back what it replaces."""
         self.stuck = ""
         """The statement that waited for a lock which only the exchange gives free."""
 
@@ -63,7 +72,7 @@ class Aside:
 
     def put(self, cluster: Cluster) -> None:
         """Give it the user's name, within a transaction that has taken the user's database away."""
-        comment, limit, template = snapshots.kept_marks(cluster)
+        comment, limit, template = self.cluster.marks(cluster.database)  # which does not see what is not committed
         its_comment, its_limit, _ = cluster.marks(self.name)
         cluster.rename(self.name, cluster.database)
         # A comment and a limit that the file itself has set are its own.
@@ -76,7 +85,7 @@ class Aside:
 
 
 @contextmanager
-def exchanged(engine: Engine, by: str, *, afresh: bool, room: int) -> Iterator[Aside]:
+def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) -> Iterator[Aside]:
     """Give a database aside, to be filled, and put it in the place of the user's when this is left without an error.
 
     It is empty with `afresh`, else a copy of the user's, which nobody may then enter until this is left, since what
@@ -86,7 +95,7 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int) -> Iterator[A
         if cluster.oid(cluster.database) is None:
             raise StackError(f"There is no database {cluster.database!r} to load into. Type `invoke doctor`.")
         snapshots._refuse_prepared(cluster, cluster.database)
-        goes = snapshots._ask_what_goes(cluster, cluster.database, set(), keep=True, yes=False)
+        goes = snapshots._ask_what_goes(cluster, cluster.database, set(), keep=False, yes=yes)
         snapshots._take_over(cluster)
         snapshots.make_room(engine, cluster, room)
         snapshots.in_background(engine)  # it waits for our lock, and clears up at once should we be killed
@@ -103,10 +112,21 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int) -> Iterator[A
             with beside(lambda done: _watch(place, second.connection.info.backend_pid, done)):
                 yield place
             snapshots._refuse_prepared(cluster, place.name)
-            snapshots._ask_what_goes(cluster, cluster.database, goes, keep=True, yes=True)
+            snapshots._ask_what_goes(cluster, cluster.database, goes, keep=False, yes=yes)
             _exchange(place, second, by, taken_away=not afresh)
         snapshots._remember(engine, cluster)
+        if place.made:
+            say(_roles(place.made))
     snapshots._go_on_in_background(engine)
+
+
+def _roles(made: list[str]) -> str:
+    quoted = made[0].replace('"', '""')
+    what = "The role {} was made, which it names and which was not here; it" if len(made) == 1 else (
+        "The roles {} were made, which it names and which were not here; they"
+    )  # fmt: skip
+    login = shlex.quote(f'ALTER ROLE "{quoted}" LOGIN')
+    return f"{what.format(', '.join(made))} cannot log in. To let one, type `invoke psql -c {login}`."
 
 
 @contextmanager
@@ -123,20 +143,16 @@ def _second(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def _copy_and_take_away(place: Aside, second: Cluster, by: str) -> None:
-    """Copy the user's database, and begin the transaction that takes it away, so that nobody can enter it any more.
-
-    Those who waited for the copy may have entered between the two; when they have written, the copy is made anew.
-    """
+    """Copy the user's database, and begin the transaction that takes it away, with nobody in it between the two."""
     cluster, database = place.cluster, place.cluster.database
+    oid = cluster.oid(database)
     for _ in range(TRIES):
-        cluster.end_sessions(cluster.oid(database))
-        before = cluster.writes(database)
-        place.name = snapshots._copy(place.engine, cluster, database, database, cluster.size(database))
-        second.connection.execute("BEGIN")
-        with second.alone(database):
-            after = second.writes(database)
-            snapshots.keep_back(second, by)
-        if after == before:
+        cluster.end_sessions(oid)
+        queue = _Queue(place, second, by, oid)
+        with beside(queue.wait):
+            place.name = snapshots._copy(place.engine, cluster, database, database, cluster.size(database))
+        queue.enter()
+        if second.writes(oid) == queue.before:
             return
         second.connection.execute("ROLLBACK")
         _clear_up(cluster)
@@ -144,6 +160,66 @@ def _copy_and_take_away(place: Aside, second: Cluster, by: str) -> None:
         f"Somebody wrote to {database} each of the {TRIES} times that it was being copied, and what they wrote would be"
         " lost. Nothing was done. End that program, then type the command again."
     )
+
+
+class _Queue:
+    """The session that is to have the user's database as soon as it is copied, before anybody else has it."""
+
+    def __init__(self, place: Aside, second: Cluster, by: str, oid: int | None) -> None:
+        self._place, self._second, self._by, self._oid = place, second, by, oid
+        self._entered = False
+        self.before = place.cluster.writes(oid)
+        """What had been written when the copy was made; `wait` looks again while it is being made."""
+        self._failed: list[Exception] = []
+
+    def enter(self) -> None:
+        """Take the database away now, if that has not been done. Raises what went wrong."""
+        if self._failed:
+            raise self._failed[0]
+        if not self._entered:
+            with self._second.alone(self._place.cluster.database):
+                self._take()
+
+    def _take(self) -> None:
+        self._entered = True
+        self._second.connection.execute("BEGIN")
+        self._place.kept = snapshots.keep_back(self._second, self._by)
+
+    def wait(self, done: threading.Event) -> None:
+        """Wait in the server until it has been copied, from the moment on that the copy has its lock."""
+        import psycopg
+
+        copying: LiteralString = (
+            "SELECT FROM pg_locks WHERE pid = %s AND granted AND locktype = 'object' AND objid = %s::oid"
+            " AND classid = 'pg_database'::regclass AND mode = 'ShareLock'"
+        )
+        ours = [self._place.cluster.connection.info.backend_pid, self._oid]
+        try:
+            with self._place.cluster.beside() as third:
+                while not third.execute(copying, ours).fetchall():
+                    if done.wait(0.002):
+                        return
+                with beside(lambda over: self._turn_away(third, over)):
+                    self._take()
+        except (psycopg.Error, LoginFailed) as error:
+            self._failed.append(error)
+
+    def _turn_away(self, third: Connection[Any], over: threading.Event) -> None:
+        """Refuse the logins that came before us: they would get in first, and write what nobody has copied."""
+        import psycopg
+
+        before_us: LiteralString = (
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l, pg_locks AS us WHERE us.pid = %s"
+            " AND NOT us.granted AND NOT l.granted AND l.pid <> us.pid AND l.locktype = 'object'"
+            " AND l.classid = 'pg_database'::regclass AND l.objid = %s::oid AND l.waitstart <= us.waitstart"
+        )
+        us = self._second.connection.info.backend_pid
+        with suppress(psycopg.Error):
+            while not over.wait(0.002):
+                third.execute(before_us, [us, self._oid])
+                now = third.execute(WRITES, [self._oid]).fetchone() or ()
+                if third.execute("SELECT FROM pg_locks WHERE pid = %s AND NOT granted", [us]).fetchall():
+                    self.before = now
 
 
 def _exchange(place: Aside, second: Cluster, by: str, *, taken_away: bool) -> None:
@@ -160,7 +236,7 @@ def _exchange(place: Aside, second: Cluster, by: str, *, taken_away: bool) -> No
             return
         snapshots._tell(cluster)
         with second.alone(database), second.transaction():
-            snapshots.keep_back(second, by)
+            place.kept = snapshots.keep_back(second, by)
             place.put(second)
     except psycopg.OperationalError as error:
         if not _has(place.engine, database, ours, str(error)):

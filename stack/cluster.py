@@ -38,6 +38,11 @@ SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_sessio
 _SESSIONS = "FROM pg_stat_activity WHERE datid = %s::oid AND pid <> pg_backend_pid()"
 
 
+WRITES: LiteralString = (
+    "SELECT tup_inserted, tup_updated, tup_deleted, stats_reset FROM pg_stat_database WHERE datid = %s::oid"
+)
+
+
 @contextmanager
 def log_in(engine: Engine, name: str) -> Iterator[Cluster]:
     """Log in under a name. What is under way in the server is cancelled when this is left by an error.
@@ -152,12 +157,9 @@ class Cluster:
         """Return the number of the transaction that is under way. The server counts up, whatever a clock does."""
         return int(self.rows("SELECT pg_current_xact_id()::text")[0][0])
 
-    def writes(self, database: str) -> tuple[Any, ...]:
+    def writes(self, oid: int | None) -> tuple[Any, ...]:
         """Return how many rows were ever written in a database: whoever has written to it since changes that."""
-        query: LiteralString = (
-            "SELECT tup_inserted, tup_updated, tup_deleted, stats_reset FROM pg_stat_database WHERE datid = %s::oid"
-        )
-        return next(iter(self.rows(query, self.oid(database))), ())
+        return next(iter(self.rows(WRITES, oid)), ())
 
     def sessions(self, database: str) -> list[str]:
         """Return the programs, or else the users, of the sessions on a database."""

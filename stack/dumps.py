@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from stack.sources import CHUNK, Source, opened
 from stack.talk import confirm, human, progress, say
 
 
-def seed(engine: Engine) -> list[Path]:
+def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
     """Apply the files of seed/ in name order, all of them or none, and return them.
 
     Nobody may enter the database meanwhile: it is a copy of it that they are applied to, and what is written to the
@@ -35,18 +35,18 @@ def seed(engine: Engine) -> list[Path]:
         say("There is nothing in seed/ to apply. Put files of SQL there, such as seed/010_schema.sql.")
         return []
     notes: list[str] = []
-    with _place(engine, "seed", afresh=False, room=sum(file.stat().st_size for file in there)) as fill:
+    with _place(engine, "seed", afresh=False, room=sum(file.stat().st_size for file in there), yes=yes) as place:
         for file in there:
             say(f"seed/{file.name}")
             with opened(str(file)) as source:
                 source.name = f"seed/{file.name}"
                 try:
-                    notes += fill(source)
+                    notes += place.fill(source)
                 except Unfit as error:
                     raise StackError(_not_seeded(engine, file, error.what)) from None
     for each in notes:
         say(each)
-    say(f"Applied {len(there)} file{'s' * (len(there) > 1)} of seed/.{_back(engine)}")
+    say(f"Applied {len(there)} file{'s' * (len(there) > 1)} of seed/.{place.back}")
     return there
 
 
@@ -166,33 +166,43 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
             confirm(f"Delete all {found} tables, views, sequences and large objects, and load {file}?", yes=yes)
         by = f"load {'--clean ' * bool(found)}{files.typed(file)}"
         try:
-            with _place(engine, by, afresh=bool(found), room=source.size) as fill:
-                notes = fill(source)
+            with _place(engine, by, afresh=bool(found), room=source.size, yes=yes) as place:
+                notes = place.fill(source)
         except Unfit as error:
             raise StackError(
                 f"{source.name} was not loaded, and the database is as it was. The reason:\n{error.what}"
             ) from None
     for each in notes:
         say(each)
-    say(f"Loaded {source.name}.{_back(engine)}")
+    say(f"Loaded {source.name}.{place.back}")
 
 
-Fill = Callable[[Source], list[str]]
-"""Brings a file into the database, and returns what is to be said. Raises Unfit with the reason why it cannot."""
+class Place:
+    """Where files are brought into the database: in a transaction, on a server that is run elsewhere; else aside."""
+
+    def __init__(self, engine: Engine, beside: aside.Aside | None, *, empty: bool) -> None:
+        self._engine, self._aside, self._empty = engine, beside, empty
+
+    def fill(self, source: Source) -> list[str]:
+        """Bring a file in, and return what is to be said when it counts. Raises Unfit."""
+        if self._aside:
+            return whole.fill(self._aside, source)
+        return single.fill(self._engine, source, empty=self._empty)
+
+    @property
+    def back(self) -> str:
+        """How it is undone, for the end of a message."""
+        return f" {BACK}" if self._aside and self._aside.kept else ""
 
 
 @contextmanager
-def _place(engine: Engine, by: str, *, afresh: bool, room: int) -> Iterator[Fill]:
-    """Give what brings files into the database; what they did counts when this is left without an error."""
+def _place(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool = False) -> Iterator[Place]:
+    """Give the place to bring files to; what is done there counts when this is left without an error."""
     if engine.name == "external":
-        yield lambda source: single.fill(engine, source, empty=afresh)
+        yield Place(engine, None, empty=afresh)
         return
-    with aside.exchanged(engine, by, afresh=afresh, room=room) as place:
-        yield lambda source: whole.fill(place, source)
-
-
-def _back(engine: Engine) -> str:
-    return "" if engine.name == "external" else f" {BACK}"
+    with aside.exchanged(engine, by, afresh=afresh, room=room, yes=yes) as beside:
+        yield Place(engine, beside, empty=afresh)
 
 
 _COUNT = """

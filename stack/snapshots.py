@@ -232,11 +232,11 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
         _ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
         _tell(cluster)
         with cluster.alone(cluster.database), cluster.transaction():
-            turn = cluster.transaction_id()
+            turn, kept = cluster.transaction_id(), False
             if there and keep:
                 _keep(cluster, snapshot, turn)
             elif there:
-                keep_back(cluster, f"restore {_typed(snapshot.name)}")
+                kept = keep_back(cluster, f"restore {_typed(snapshot.name)}")
             cluster.rename(new, cluster.database)
             cluster.allow(cluster.database, anybody=True, limit=snapshot.limit, template=snapshot.template)
             cluster.set_comment(cluster.database, snapshot.comment)
@@ -244,7 +244,7 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
             cluster.set_comment(snapshot.stored, used.facts())
         _remember(engine, cluster)
     _go_on_in_background(engine)
-    back = f" {BACK}" if there and not keep else ""
+    back = f" {BACK}" if kept else ""
     say(f"{cluster.database} is as it was when the snapshot {snapshot.name} was taken, {snapshot.moment}.{back}")
 
 
@@ -265,10 +265,10 @@ def drop(engine: Engine, name: str, *, yes: bool) -> None:
         _take_over(cluster)
         _clear_out(cluster, snapshot)
         with cluster.transaction():
-            keep_snapshot_back(cluster, snapshot)
+            kept = keep_snapshot_back(cluster, snapshot)
         _remember(engine, cluster)
     _go_on_in_background(engine)
-    say(f"Deleted the snapshot {snapshot.name}. {BACK}")
+    say(f"Deleted the snapshot {snapshot.name}.{f' {BACK}' * kept}")
 
 
 def listed(engine: Engine) -> list[Snapshot]:
@@ -673,17 +673,29 @@ def kept_back(cluster: Cluster) -> Kept | None:
     return None
 
 
-def keep_back(cluster: Cluster, by: str) -> None:
-    """Take the user's database out of its place, within a transaction, for `undo` to bring it back."""
+def keep_back(cluster: Cluster, by: str, *, whatever: bool = False) -> bool:
+    """Take the user's database out of its place, within a transaction, for `undo` to bring it back.
+
+    One with a replication slot or a subscription is given up instead, unless `whatever`: nobody would use the slot, and
+    the server keeps its log for it. Return whether it was kept.
+    """
+    if not whatever and _what_goes(cluster, cluster.database):
+        give_way(cluster)
+        _give_up(cluster, cluster.database)
+        return False
     comment, limit, template = cluster.marks(cluster.database)
     was = Snapshot("", 0, "none", "", cluster.database, time.time(), 0, cluster.version, "", comment, limit, template)
     _keep_as_step(cluster, cluster.database, was, by)
+    return True
 
 
-def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> None:
-    """Delete a snapshot, within a transaction, so that `undo` brings it back."""
-    _keep_as_step(cluster, snapshot.stored, snapshot, f"drop-snapshot {_typed(snapshot.name)}")
+def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> bool:
+    """Delete a snapshot, within a transaction, so that `undo` brings it back; return whether that can be."""
+    kept = not _what_goes(cluster, snapshot.stored)
+    if kept:
+        _keep_as_step(cluster, snapshot.stored, snapshot, f"drop-snapshot {_typed(snapshot.name)}")
     _doom(cluster, snapshot)
+    return kept
 
 
 def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str) -> None:
@@ -692,13 +704,6 @@ def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str) -> No
     cluster.rename(database, name)
     cluster.allow(name, anybody=False, limit=MARK)
     cluster.set_comment(name, json.dumps({**json.loads(was.facts()), "id": was.id, "undo": by, "at": time.time()}))
-
-
-def kept_marks(cluster: Cluster) -> tuple[str | None, int, bool]:
-    """Return comment, limit and mark of the user's database that was just taken away, as `Cluster.marks` does."""
-    kept = kept_back(cluster)
-    assert kept
-    return kept.was.comment, kept.was.limit, kept.was.template
 
 
 def give_way(cluster: Cluster) -> bool:

@@ -70,7 +70,7 @@ def _bring_back(cluster: Cluster, kept: Kept, *, yes: bool) -> str:
     with cluster.alone(cluster.database), cluster.transaction():
         aside = _out_of_the_way(cluster, kept)
         if there:
-            snapshots.keep_back(cluster, "undo")
+            snapshots.keep_back(cluster, "undo", whatever=True)
         cluster.rename(aside, cluster.database)
         cluster.allow(cluster.database, anybody=True, limit=kept.was.limit, template=kept.was.template)
         cluster.set_comment(cluster.database, kept.was.comment)

@@ -140,6 +140,8 @@ IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a c
 def judged(ended: Ended, reader: Reader, where: Callable[[int], str]) -> str:
     """Return what went wrong, with the file's name and line; empty when the whole file is there."""
     said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{where(int(found[1]))}: ", ended.said)
+    if "reached EOF without finding" in said:
+        return f"{IN_THE_MIDDLE} psql said: {said}"
     if ended.in_the_middle and reader.ended:
         return CUT if reader.lacks_its_end else IN_THE_MIDDLE
     if ended.errors and ended.code != STOPPED:

@@ -52,17 +52,18 @@ class Aside:
         """Return libpq's parameters for a client that fills it."""
         return {"dbname": self.name, "options": " ".join(f"-c {each}" for each in OPTIONS)}
 
-    def missing(self, role: str) -> None:
-        """Make a role that a file names and the server has not, without login.
+    def missing(self, role: str) -> bool:
+        """Make a role that a file names and the server has not, without login; return whether that was done.
 
         Its comment says for which database, so that it goes with that when the file fails. Raises StackError.
         """
         if role in self.made or self.cluster.rows("SELECT FROM pg_roles WHERE rolname = %s", role):
-            return
+            return False
         with self.cluster.transaction():
             self.cluster.run("CREATE ROLE {} NOLOGIN", role)
             self._comment_role(role, f'{ROLE}{self.name}"}}')
         self.made.append(role)
+        return True
 
     def _comment_role(self, role: str, text: str | None, cluster: Cluster | None = None) -> None:
         from psycopg import sql

@@ -62,7 +62,7 @@ class Reader:
 
     def __init__(self, source: Source, show: Callable[[int], object]) -> None:
         self._source, self._show = source, show
-        self.head = source.head
+        self.name, self.head = source.name, source.head
         self.tail = b""
         """The last bytes that were read."""
         self.ended = False

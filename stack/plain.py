@@ -32,10 +32,10 @@ class Script:
     """The file, and where its lines are."""
 
     def __init__(
-        self, source: Readable, *, into: str, name: str, missing: Callable[[str], None] = lambda _: None
+        self, source: Readable, *, into: str, name: str, file: str, missing: Callable[[str], object] = bool
     ) -> None:
-        del into  # nothing leads to another database yet
-        self._source, self._name, self._missing = source, name, missing
+        self._source, self._into, self._name, self._file, self._missing = source, into, name, file, missing
+        self.whole = True
         self._rest = b""
         self.notes: list[str] = []
 
@@ -50,4 +50,4 @@ class Script:
 
     def where(self, line: int) -> str:
         """Return where a line of psql's is."""
-        return f"{self._name}:{line}"
+        return f"{self._file}:{line}"

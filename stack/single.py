@@ -26,7 +26,7 @@ def fill(engine: Engine, source: Source, *, empty: bool) -> list[str]:
     with session(engine) as name, progress("Loading", source.size) as show:
         reader = Reader(source, show)
         if not source.is_archive:
-            script = Script(reader, into=engine.settings.database, name=source.name)
+            script = Script(reader, into="", name="", file=source.name)
             why = _Transaction(engine, name, reader, empty=empty).run(script, script.where)
         else:
             why = _restore(engine, reader, name, empty=empty)

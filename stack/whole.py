@@ -65,10 +65,10 @@ def fill(place: Aside, source: Source) -> list[str]:
 
 
 def _run(place: Aside, source: Source, reader: Reader, name: str) -> tuple[str, list[str]]:
-    script = Script(reader, into=place.name, name=source.name, missing=place.missing)
+    script = Script(reader, into=place.name, name=place.cluster.database, file=source.name, missing=place.missing)
     token = f"stack{secrets.token_hex(12)}"
     ended = run_psql(command(place, token, name), script, token)
-    return judged(ended, reader, script.where), script.notes
+    return judged(ended, reader, script), script.notes
 
 
 def command(place: Aside, token: str, name: str) -> Command:
@@ -137,9 +137,9 @@ CUT = "the file ends in the middle: the last line of a dump is missing."
 IN_THE_MIDDLE = "the file ends in the middle: a COPY, a string, a comment or a condition in it is not closed."
 
 
-def judged(ended: Ended, reader: Reader, where: Callable[[int], str]) -> str:
+def judged(ended: Ended, reader: Reader, script: Script) -> str:
     """Return what went wrong, with the file's name and line; empty when the whole file is there."""
-    said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{where(int(found[1]))}: ", ended.said)
+    said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{script.where(int(found[1]))}: ", ended.said)
     if "reached EOF without finding" in said:
         return f"{IN_THE_MIDDLE} psql said: {said}"
     if ended.in_the_middle and reader.ended:
@@ -152,10 +152,10 @@ def judged(ended: Ended, reader: Reader, where: Callable[[int], str]) -> str:
         )
     if ended.code or not ended.proof:
         return said or f"psql ended, and said nothing: {how_it_ended(ended.code)}"
-    return _not_all(ended, reader)
+    return _not_all(ended, reader, script)
 
 
-def _not_all(ended: Ended, reader: Reader) -> str:
+def _not_all(ended: Ended, reader: Reader, script: Script) -> str:
     """Return what is missing, though psql has not complained; empty when nothing is."""
     if reader.lacks_its_end:
         return CUT
@@ -164,7 +164,7 @@ def _not_all(ended: Ended, reader: Reader) -> str:
             "the file leaves a transaction open at its end (BEGIN without COMMIT, or AUTOCOMMIT off), so psql would"
             " keep nothing of that. Put a COMMIT at its end."
         )
-    if not ended.at_the_end and not _QUITS.search(reader.tail):
+    if not script.whole or (not ended.at_the_end and not _QUITS.search(reader.tail)):
         return (
             "psql left the file before its end, at the line \\q, and what follows was not run. Take that line out, or"
             f" what follows. {AS_PSQL}"

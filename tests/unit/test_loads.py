@@ -173,8 +173,8 @@ REFUSED = {
     "a word that psql does not know": ("create table a ();\n\\nonsense\n", r":2: error: invalid command \nonsense"),
     "an error that is gone past": (
         "\\set ON_ERROR_STOP off\nselect 1/0;\nselect 1/0;\ncreate table a ();\n",
-        "some.sql:2: ERROR:  division by zero\nThe file sets ON_ERROR_STOP off, so psql went on past an error, the first"
-        " of 2",
+        "some.sql:2: ERROR:  division by zero\nThe file sets ON_ERROR_STOP off, so psql went on past an error, the"
+        " first of 2",
     ),
     "an error that is gone past by \\unset": ("\\unset ON_ERROR_STOP\nselect 1/0;\n", "past an error"),
     "a condition that is not closed": ("create table a ();\n\\if true\n", "ends in the middle"),
@@ -301,7 +301,9 @@ def test_nobody_else_may_enter_what_is_being_filled(engine: Embedded) -> None:
 
 
 def test_a_role_that_is_missing_is_made_without_login_and_goes_with_a_load_that_fails(engine: Embedded) -> None:
-    text = 'create table new ();\nALTER TABLE public.new OWNER TO "Harbour Master";\nGRANT SELECT ON TABLE public.new TO crew;\n'
+    text = (
+        'create table new ();\nALTER TABLE public.new OWNER TO "Harbour Master";\nGRANT SELECT ON TABLE new TO crew;\n'
+    )
     fails(engine, text + "select 1/0;\n")
     assert ask(engine, ROLES) == []
     load(engine, text)

@@ -20,7 +20,7 @@ from stack.process import Refused, StackError, environment, look
 from stack.refusals import known, told
 from stack.service import Command
 from stack.snapshots import BACK
-from stack.sources import CHUNK, Source, opened
+from stack.sources import CHUNK, opened
 from stack.talk import confirm, human, progress, say
 
 
@@ -41,7 +41,7 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
             with opened(str(file)) as source:
                 source.name = f"seed/{file.name}"
                 try:
-                    notes += place.fill(source)
+                    notes += place.fill(whole.Ahead(engine, source))
                 except Unfit as error:
                     raise StackError(_not_seeded(engine, file, error.what)) from None
     for each in notes:
@@ -150,6 +150,7 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
     with opened(file) as source:
         if not source.head:
             raise Refused(f"{source.name} is empty: it is no dump and no SQL. Nothing was done.")
+        ahead = whole.Ahead(engine, source)
         found, major = _contents(engine)
         if int(source.server.partition(".")[0] or 0) > major:
             raise Refused(
@@ -167,7 +168,7 @@ def load(engine: Engine, file: str, *, clean: bool, yes: bool) -> None:
         by = f"load {'--clean ' * bool(found)}{files.typed(file)}"
         try:
             with _place(engine, by, afresh=bool(found), room=source.size, yes=yes) as place:
-                notes = place.fill(source)
+                notes = place.fill(ahead)
         except Unfit as error:
             raise StackError(
                 f"{source.name} was not loaded, and the database is as it was. The reason:\n{error.what}"
@@ -183,11 +184,11 @@ class Place:
     def __init__(self, engine: Engine, beside: aside.Aside | None, *, empty: bool) -> None:
         self._engine, self._aside, self._empty = engine, beside, empty
 
-    def fill(self, source: Source) -> list[str]:
+    def fill(self, ahead: whole.Ahead) -> list[str]:
         """Bring a file in, and return what is to be said when it counts. Raises Unfit."""
         if self._aside:
-            return whole.fill(self._aside, source)
-        return single.fill(self._engine, source, empty=self._empty)
+            return whole.fill(self._aside, ahead)
+        return single.fill(self._engine, ahead.reader, ahead.source, empty=self._empty)
 
     @property
     def back(self) -> str:

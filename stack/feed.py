@@ -60,8 +60,8 @@ class Unfit(StackError):
 class Reader:
     """A file that tells how much of it was read, and whether it is a dump that ends where it should."""
 
-    def __init__(self, source: Source, show: Callable[[int], object]) -> None:
-        self._source, self._show = source, show
+    def __init__(self, source: Source, show: Callable[[int], object] = bool) -> None:
+        self._source, self.show = source, show
         self.name, self.head = source.name, source.head
         self.tail = b""
         """The last bytes that were read."""
@@ -71,7 +71,7 @@ class Reader:
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""
-        self._show(self._source.done)
+        self.show(self._source.done)
         chunk = self._source.read(size)
         self.ended = not chunk
         self._footer = self._footer or b" dump complete" in self.tail[-HEAD:] + chunk
@@ -195,7 +195,7 @@ class _Rest:
 
 
 def read_by(command: Command, source: Tape) -> bytes:
-    """Return what a program prints that reads `source` as far as it has to. Raises StackError with its words."""
+    """Return what a program prints that reads `source` as far as it has to. Raises Unfit with its words."""
     with Piped(command, subprocess.PIPE) as child:
         failed: list[StackError] = []
 
@@ -212,7 +212,7 @@ def read_by(command: Command, source: Tape) -> bytes:
         if failed:
             raise failed[0]
         if code := child.end():
-            raise StackError(words(child, code))
+            raise Unfit(words(child, code))
         return answer
 
 

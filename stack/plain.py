@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from stack.feed import Readable
+from stack.process import Refused
 
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
 _ONE = re.compile(_NAME)
@@ -16,6 +17,7 @@ _ROLES = re.compile(
     rf"|^CREATE SCHEMA .*AUTHORIZATION ({_NAME});|^SET (?:SESSION AUTHORIZATION|ROLE) ({_NAME});",
     re.MULTILINE | re.IGNORECASE,
 )
+_LEAVES = re.compile(rb"^[ \t]*(\\c(?:onnect)?)(?=\s)", re.MULTILINE)
 _NOBODY = {"public", "current_user", "session_user", "current_role", "none", "default"}
 
 
@@ -44,6 +46,11 @@ class Script:
         chunk = self._source.read(size)
         text = self._rest + chunk
         self._rest = text[text.rfind(b"\n") + 1 :][-4096:]
+        if found := _LEAVES.search(text):
+            raise Refused(
+                f"The file holds the line {found[1].decode(errors='replace')}, which leads to another database. Nothing of"
+                " it was applied. Take that line out, or run the file as it is: `invoke psql -f FILE`."
+            )
         for role in roles_in(text):
             self._missing(role)
         return chunk

@@ -18,13 +18,13 @@ from stack.talk import progress, say
 from stack.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, Lines, archive_roles, errors
 
 
-def fill(engine: Engine, source: Source, *, empty: bool) -> list[str]:
+def fill(engine: Engine, reader: Reader, source: Source, *, empty: bool) -> list[str]:
     """Bring a file into the database, which is emptied first with `empty`, in one transaction.
 
     Returns what is to be said. Raises StackError with the client's first words; nothing has changed then.
     """
     with session(engine) as name, progress("Loading", source.size) as show:
-        reader = Reader(source, show)
+        reader.show = show
         if not source.is_archive:
             script = Script(reader, into="", name="", file=source.name)
             why = _Transaction(engine, name, reader, empty=empty).run(script, script.where)

@@ -10,8 +10,10 @@ from typing import IO, NamedTuple
 
 from stack import blocked
 from stack.aside import Aside
+from stack.engine import Engine
 from stack.feed import Piped, Readable, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
 from stack.plain import Script, roles_in
+from stack.process import meanwhile
 from stack.refusals import known
 from stack.service import Command
 from stack.sources import Source
@@ -39,18 +41,29 @@ class Ended(NamedTuple):
     """Whether what it complained about begins in the file and goes on into what we put behind it."""
 
 
-def fill(place: Aside, source: Source) -> list[str]:
+class Ahead:
+    """A file that is about to be loaded; what an archive is to be asked is asked while its place is being made."""
+
+    def __init__(self, engine: Engine, source: Source) -> None:
+        self.source, self.reader = source, Reader(source)
+        self.tape = Tape(self.reader)
+        archive = source.is_archive and engine.name != "external"
+        self.roles = meanwhile(lambda: archive_roles(engine.client, self.tape) if archive else [])
+
+
+def fill(place: Aside, ahead: Ahead) -> list[str]:
     """Bring a file into a database aside, and return what is to be said when that is in its place.
 
     Raises StackError with the client's first words.
     """
     name = NAME + secrets.token_hex(8)
-    with blocked.watched(place.cluster.beside, program=name), progress("Loading", source.size) as show:
-        reader, notes = Reader(source, show), list[str]()
-        if source.is_archive:
-            why = _restore(place, reader, name)
+    with blocked.watched(place.cluster.beside, program=name), progress("Loading", ahead.source.size) as show:
+        notes: list[str] = []
+        ahead.reader.show = show
+        if ahead.source.is_archive:
+            why = _restore(place, ahead, name)
         else:
-            why, notes = _run(place, source, reader, name)
+            why, notes = _run(place, ahead.reader, name)
     if place.stuck:
         why = (
             f"{why}\nThis waited for the database that is being replaced, which is held until that is done:"
@@ -64,8 +77,8 @@ def fill(place: Aside, source: Source) -> list[str]:
 # -- SQL ------------------------------------------------------------------------------------------------------
 
 
-def _run(place: Aside, source: Source, reader: Reader, name: str) -> tuple[str, list[str]]:
-    script = Script(reader, into=place.name, name=place.cluster.database, file=source.name, missing=place.missing)
+def _run(place: Aside, reader: Reader, name: str) -> tuple[str, list[str]]:
+    script = Script(reader, into=place.name, name=place.cluster.database, file=reader.name, missing=place.missing)
     token = f"stack{secrets.token_hex(12)}"
     ended = run_psql(command(place, token, name), script, token)
     return judged(ended, reader, script), script.notes
@@ -74,13 +87,14 @@ def _run(place: Aside, source: Source, reader: Reader, name: str) -> tuple[str, 
 def command(place: Aside, token: str, name: str) -> Command:
     """Return the command line of a psql that asks the server after the file, in the same session, what has become."""
     # What a file does with \o, or with the form of a table, changes neither.
-    proof = ("-c", "\\o", "-c", f"SELECT {_proof(token)}")
+    proof = ("-c", "\\o", "-c", f"SELECT {_proof(token, place.name)}")
     return place.engine.client(*PSQL, "-f", "-", *proof, stdin=True, name=name, into=place.login)
 
 
-def _proof(token: str) -> str:
-    is_open = "pg_catalog.pg_current_xact_id_if_assigned() IS NULL"
-    return f"pg_catalog.concat('{token}', CASE WHEN {is_open} THEN 'whole' ELSE 'open' END)"
+def _proof(token: str, name: str) -> str:
+    open_, here = "pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL", "pg_catalog.current_database()"
+    what = f"CASE WHEN {open_} THEN 'open' WHEN {here} = '{name}' THEN 'whole' ELSE 'elsewhere' END"
+    return f"pg_catalog.concat('{token}', {what})"
 
 
 def run_psql(command: Command, script: Script, token: str) -> Ended:
@@ -93,7 +107,7 @@ def run_psql(command: Command, script: Script, token: str) -> Ended:
         code = psql.end()
         out = answer().decode(errors="replace")
         count, said, last = errors(psql.said(), lines.number)
-    found, at_the_end = re.search(f"{token}(whole|open)", out), f"{token}end" in out
+    found, at_the_end = re.search(f"{token}(whole|open|elsewhere)", out), f"{token}end" in out
     return Ended(code, at_the_end, found[1] if found else "", count, said, last > lines.number and not at_the_end)
 
 
@@ -164,6 +178,8 @@ def _not_all(ended: Ended, reader: Reader, script: Script) -> str:
             "the file leaves a transaction open at its end (BEGIN without COMMIT, or AUTOCOMMIT off), so psql would"
             " keep nothing of that. Put a COMMIT at its end."
         )
+    if ended.proof == "elsewhere":
+        return f"the file ends in another database than it began in. {AS_PSQL}"
     if not script.whole or (not ended.at_the_end and not _QUITS.search(reader.tail)):
         return (
             "psql left the file before its end, at the line \\q, and what follows was not run. Take that line out, or"
@@ -175,13 +191,12 @@ def _not_all(ended: Ended, reader: Reader, script: Script) -> str:
 # -- archives -------------------------------------------------------------------------------------------------
 
 
-def _restore(place: Aside, reader: Reader, name: str) -> str:
-    tape = Tape(reader)
-    for role in archive_roles(place.engine.client, tape):
+def _restore(place: Aside, ahead: Ahead, name: str) -> str:
+    for role in ahead.roles():
         place.missing(role)
     command = place.engine.client("pg_restore", "--single-transaction", stdin=True, name=name, into=place.login)
     with Piped(command) as restore:
-        restore.feed(tape.rest())
+        restore.feed(ahead.tape.rest())
         code = restore.end()
         return words(restore, code) if code else ""
 

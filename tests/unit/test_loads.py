@@ -123,7 +123,7 @@ TAKEN = {
     "\\q last": "create table new ();\n\\q\n",
     "\\q last, without a line's end": "create table new ();\n\\q",
     "\\q and comments": "create table new ();\n \\quit\n\n-- the end\n--------\n",
-    "\\q in a comment": "/*\n\\q\n\\c elsewhere\n*/ create table new ();\n",
+    "\\q in a comment": "/*\n\\q\n*/ create table new ();\n",
     "words of psql": "\\timing on\n\\echo hello\n\\pset format html\n\\x\n\\t\ncreate table new ();\nselect 1;\n",
     "output that goes elsewhere": "\\o /dev/null\ncreate table new ();\nselect 42;\n",
     "a lot of output": "create table new ();\nselect repeat('x', 1000) from generate_series(1, 3000);\n",

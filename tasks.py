@@ -114,13 +114,13 @@ def env(c: Context, format: str = "dotenv") -> None:
     give(report.env(engine.choose(ROOT), format))
 
 
-@task
-def seed(c: Context) -> None:
-    """Apply seed/*.sql in name order, each file in one transaction."""
+@task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
+def seed(c: Context, yes: bool = False) -> None:
+    """Apply seed/*.sql in name order, all files or none; sessions on the database are told and ended."""
     from stack import dumps, engine
 
     with engine.exclusive(ROOT):
-        dumps.seed(engine.choose(ROOT))
+        dumps.seed(engine.choose(ROOT), yes=yes)
 
 
 @task(
@@ -139,7 +139,7 @@ def dump(c: Context, file: str = "") -> None:
 @task(
     help={
         "file": "A dump or SQL, compressed or not; - is stdin.",
-        "clean": "Delete what is in the database first.",
+        "clean": "Replace what is in the database; `invoke undo` brings it back.",
         "encoding": "What SQL is in that does not say it, such as LATIN1 (default: the database's, UTF-8).",
         **YES,
     }
@@ -175,11 +175,20 @@ def snapshot(c: Context, name: str = "", message: str = "", replace: bool = Fals
     }
 )
 def restore(c: Context, name: str = "", keep: bool = False, yes: bool = False) -> None:
-    """Put a snapshot in the place of the database; WHAT IS IN IT NOW IS LOST, unless --keep."""
+    """Put a snapshot in the place of the database; `undo` brings back what is in it now, until the next such step."""
     from stack import engine, snapshots
 
     with engine.exclusive(ROOT):
         snapshots.restore(engine.choose(ROOT), name, keep=keep, yes=yes)
+
+
+@task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
+def undo(c: Context, yes: bool = False) -> None:
+    """Bring back what the last load --clean, seed, restore or drop-snapshot replaced; typed again it undoes itself."""
+    from stack import engine, undo
+
+    with engine.exclusive(ROOT):
+        undo.undo(engine.choose(ROOT), yes=yes)
 
 
 @task(help={"json": "Print JSON."})
@@ -192,7 +201,7 @@ def snapshots(c: Context, json: bool = False) -> None:
 
 @task(help={"name": "Which snapshot.", **YES})
 def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
-    """DELETE A SNAPSHOT; the database is not touched."""
+    """DELETE A SNAPSHOT; the database is not touched, and `undo` brings the snapshot back, until the next such step."""
     from stack import engine, snapshots
 
     with engine.exclusive(ROOT):

@@ -95,7 +95,7 @@ def quiet(site: Site, left: int) -> None:
     """Wait until so many databases of ours are there and nothing works on them, then let the disk catch up."""
     deadline = time.monotonic() + PATIENCE
     busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stack-%'"
-    there = "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack-%'"
+    there = "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack-%' AND datname NOT LIKE 'stack-undo-%'"
     while execute(site, busy) != [0] or execute(site, there) != [left]:
         if time.monotonic() > deadline:
             raise Failed(f"The background was not done within {PATIENCE:g} s.")
@@ -125,6 +125,33 @@ def load_by_hand(site: Site) -> float:
     """Bring the dump into an empty database with pg_restore in the container."""
     words = ("docker", "exec", "-i", f"{site.settings.project}-postgres", "pg_restore", "-1", "-U", "postgres")
     return run(site.root, *words, "-d", "convex_poc", stdin="bench.dump")
+
+
+def loaded(site: Site) -> None:
+    """Prepare a load that can be undone."""
+    dumped(site)
+    run(site.root, sys.executable, "-m", "invoke", "load", "bench.dump", "--clean", "--yes")
+
+
+def rename_by_hand(site: Site) -> float:
+    """Rename a database with psql in the container, there and back."""
+    words = ("docker", "exec", f"{site.settings.project}-postgres", "psql", "-U", "postgres", "-d", "postgres")
+    there, back = "ALTER DATABASE convex_poc RENAME TO bench_x", "ALTER DATABASE bench_x RENAME TO convex_poc"
+    return run(site.root, *words, "-c", there, "-c", back)
+
+
+def inserts(site: Site) -> None:
+    """Prepare a file of one-row INSERTs, each a transaction of its own."""
+    start(site)
+    clear(site)
+    lines = (f"INSERT INTO bench_rows VALUES ({n}, 'row {n}');\n" for n in range(site.sizes["inserts"]))
+    (site.root / "inserts.sql").write_text("CREATE TABLE bench_rows (id int, name text);\n" + "".join(lines))
+
+
+def inserts_by_hand(site: Site) -> float:
+    """Run them with psql in the container, in one transaction."""
+    words = ("docker", "exec", "-i", f"{site.settings.project}-postgres", "psql", "-qX1", "-v", "ON_ERROR_STOP=1")
+    return run(site.root, *words, "-U", "postgres", "-d", "convex_poc", stdin="inserts.sql")
 
 
 def dump_by_hand(site: Site) -> float:
@@ -194,6 +221,11 @@ ROWS = (
     Row("dump", "invoke dump, {middle} MB", "postgres", dumped, nothing,
         invoke("dump", "ours.dump"), (("docker exec … pg_dump -Fc -Z zstd > FILE; sync FILE", dump_by_hand, 1.10),)),
     Row("load", "invoke load, {middle} MB", "postgres", dumped, empty, invoke("load", "bench.dump"),
-        (("docker exec -i … pg_restore -1 < FILE", load_by_hand, 1.10),), most=3),
+        (("docker exec -i … pg_restore -1 < FILE", load_by_hand, 1.05),), most=3),
+    Row("undo", "invoke undo, after a load of {middle} MB", "postgres", loaded, nothing, invoke("undo"),
+        (("a rename by hand", rename_by_hand, None),), most=5),
+    Row("load-inserts", "invoke load, {inserts} one-row INSERTs", "postgres", inserts, empty,
+        invoke("load", "inserts.sql"),
+        (("docker exec -i … psql -1 < FILE", inserts_by_hand, 1.0),), most=3),
     *_at("large", 3),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -31,7 +32,7 @@ LATE = (
     " command again."
 )
 """What to say of a login that did not come to its end."""
-_SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "transaction_timeout=0",
+SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "transaction_timeout=0",
              "default_transaction_read_only=off", "client_min_messages=error")  # fmt: skip
 """Against what a user may have set for all sessions: ours must not end half-way."""
 SHUT = 0.3
@@ -45,6 +46,11 @@ WHERE l.classid = 'pg_database'::regclass AND l.objid = %s::oid AND l.granted AN
 """Who is in a database, and who holds a lock on it and is to be ended: not an administrator from elsewhere, but whoever
 has read its name in a login that cannot go on. The view pg_stat_activity would read pg_database."""
 _SESSIONS = "FROM pg_stat_activity WHERE datid = %s::oid AND pid <> pg_backend_pid()"
+
+
+WRITES: LiteralString = (
+    "SELECT tup_inserted, tup_updated, tup_deleted, stats_reset FROM pg_stat_database WHERE datid = %s::oid"
+)
 
 
 @contextmanager
@@ -107,7 +113,7 @@ class Cluster:
     """One session on a database that is not the user's; each statement commits by itself."""
 
     def __init__(self, running: Running, name: str) -> None:
-        options = " ".join(f"-c {setting}" for setting in _SETTINGS)
+        options = " ".join(f"-c {setting}" for setting in SETTINGS)
         ours = {**running.endpoint.options, "application_name": name, "options": options}
         self.database = running.endpoint.database
         """The user's."""
@@ -118,6 +124,12 @@ class Cluster:
     def beside(self) -> Connection[Any]:
         """Log in once more, for what has to be asked or done while this session is busy. Raises LoginFailed."""
         return _connect_beside(self._beside)
+
+    def again(self) -> Cluster:
+        """Return the same with a session of its own. Raises LoginFailed."""
+        other = copy.copy(self)
+        other.connection = self.beside()
+        return other
 
     def within(self, database: str) -> Connection[Any]:
         """Log in to a database. Raises LoginFailed."""
@@ -158,6 +170,10 @@ class Cluster:
     def transaction_id(self) -> int:
         """Return the number of the transaction that is under way. The server counts up, whatever a clock does."""
         return int(self.rows("SELECT pg_current_xact_id()::text")[0][0])
+
+    def writes(self, oid: int | None) -> tuple[Any, ...]:
+        """Return how many rows were ever written in a database: whoever has written to it since changes that."""
+        return next(iter(self.rows(WRITES, oid)), ())
 
     def sessions(self, database: str) -> list[str]:
         """Return the programs, or else the users, of the sessions on a database."""
@@ -205,6 +221,38 @@ class Cluster:
         )
         with self.alone(source):
             self.run(statement + str(int(limit)), target, source, owner)
+        self._copy_rules(source, target, owner, comment)
+
+    def make_like(self, source: str, target: str, *, limit: int, comment: str) -> None:
+        """Make an empty database with the owner, encoding, locale, tablespace, settings and grants of another one.
+
+        Nobody may enter it until `allow`.
+        """
+        from psycopg import sql
+
+        query: LiteralString = (
+            "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), spcname, datlocprovider::text, datcollate,"
+            " datctype, datlocale, daticurules"
+            " FROM pg_database AS d JOIN pg_tablespace AS t ON t.oid = dattablespace WHERE datname = %s"
+        )
+        owner, encoding, tablespace, provider, collate, ctype, locale, rules = self.rows(query, source)[0]
+        words: list[tuple[LiteralString, object]] = [
+            ("ENCODING", encoding), ("LOCALE_PROVIDER", {"b": "builtin", "i": "icu"}.get(provider, "libc")),
+            ("LC_COLLATE", collate), ("LC_CTYPE", ctype), ("BUILTIN_LOCALE", locale if provider == "b" else None),
+            ("ICU_LOCALE", locale if provider == "i" else None), ("ICU_RULES", rules), ("CONNECTION LIMIT", limit),
+            ("ALLOW_CONNECTIONS", False),
+        ]  # fmt: skip
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} TABLESPACE {} ").format(
+            *map(sql.Identifier, (target, owner, tablespace))
+        )
+        options = [
+            sql.SQL("{} {}").format(sql.SQL(word), sql.Literal(value)) for word, value in words if value is not None
+        ]
+        self.connection.execute(statement + sql.SQL(" ").join(options))
+        self._copy_rules(source, target, owner, comment)
+
+    def _copy_rules(self, source: str, target: str, owner: str, comment: str) -> None:
+        """Give a new database the settings and grants of another one, and a comment."""
         with self.transaction():
             # ALTER DATABASE … SET would write the same rows, but would read the values anew.
             self.connection.execute(

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from stack import guards, identity, places, ports, regular
 from stack.process import Refused, StackError, do, look, look_raw
 from stack.programs import MAJOR
-from stack.service import Command, Endpoint, Running, Service, paused
+from stack.service import Command, Endpoint, Running, Service, conninfo, paused
 from stack.settings import ROOT, Settings, layer_files
 from stack.talk import say
 
@@ -84,7 +84,10 @@ class Docker:
         command += ["--env-file", str(self.settings.env_file)]
         return [*command, *(word for file in files for word in ("-f", str(file))), *args]
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
+    def client(
+        self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "",
+        into: Mapping[str, str] = MappingProxyType({}),
+    ) -> Command:  # fmt: skip
         """Return the command line that runs a PostgreSQL client program beside the server, under a name there.
 
         Raises StackError when the server's container is not running.
@@ -93,7 +96,9 @@ class Docker:
         flags += ["--env", f"PGAPPNAME={name}"] if name else []
         server = self.running(POSTGRES)
         self._refuse_if_changed(json.loads(self._ask("inspect", "--format", "{{json .Config.Env}}", server)))
-        if argv[0] == "pg_restore" and "-f" not in argv:
+        if into:
+            argv = (argv[0], f"--dbname={conninfo(into)}", *argv[1:])
+        elif argv[0] == "pg_restore" and "-f" not in argv:
             argv = (argv[0], "--dbname=", *argv[1:])  # that of PGDATABASE, which it does not take by itself
         return Command(["docker", "exec", *flags, server, "sh", "-c", _AS_CONFIGURED, "sh", *argv], {})
 

@@ -76,10 +76,13 @@ class Embedded:
 
     # -- command lines ------------------------------------------------------------------------------------
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
+    def client(
+        self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "",
+        into: Mapping[str, str] = MappingProxyType({}),
+    ) -> Command:  # fmt: skip
         """Return the command line of a client program; it logs in through the private socket."""
         del stdin, terminal  # a program on this machine has the user's own
-        connection = log_in(argv, self.database().endpoint.parameters())
+        connection = log_in(argv, {**self.database().endpoint.parameters(), **into})
         return Command(
             [str(self.programs / argv[0]), *connection, *argv[1:]], {**dict.fromkeys(LIBPQ, ""), "PGAPPNAME": name}
         )

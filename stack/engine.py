@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 from typing import Protocol
 
 from stack import places, settings
@@ -93,8 +94,18 @@ class Engine(Protocol):
     def url(self, service: str, target: int) -> str:
         """Return where a browser reaches a service's port; empty when it does not."""
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
-        """Return the command line of a PostgreSQL client program that logs in to the database, under a name."""
+    def client(
+        self,
+        *argv: str,
+        stdin: bool = False,
+        terminal: bool = False,
+        name: str = "",
+        into: Mapping[str, str] = MappingProxyType({}),
+    ) -> Command:
+        """Return the command line of a PostgreSQL client program that logs in to the database, under a name.
+
+        `into` holds libpq's parameters for another database of the server.
+        """  # fmt: skip
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""

@@ -59,11 +59,14 @@ class External:
         """Return the database's address, with its TLS parameters."""
         return self._endpoint
 
-    def client(self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "") -> Command:
+    def client(
+        self, *argv: str, stdin: bool = False, terminal: bool = False, name: str = "",
+        into: Mapping[str, str] = MappingProxyType({}),
+    ) -> Command:  # fmt: skip
         """Return the command line of a client program that is at least as new as the server."""
         del stdin, terminal  # a program on this machine has the user's own
         program = client_program(self.root, argv[0], self._server_major(), self.settings.bin_dir)
-        parameters = self._endpoint.parameters()
+        parameters = {**self._endpoint.parameters(), **into}
         password = parameters.pop("password")
         environment = {"PGAPPNAME": name, **({"PGPASSWORD": password} if password else {})}
         connection = log_in(argv, parameters)

@@ -24,20 +24,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stack import blocked, files, places
 from stack.cluster import Cluster, log_in
 from stack.engine import Engine
-from stack.process import Refused, StackError, printable
+from stack.process import Refused, StackError, begin, printable
 from stack.ready import LoginFailed
 from stack.talk import ago, confirm, counted, human, live, say
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
-SNAPSHOT, SPARE, MAKING, DOOMED = (f"stack-{part}-" for part in ("snapshot", "spare", "making", "doomed"))
+SNAPSHOT, SPARE, MAKING, DOOMED, UNDO = (f"stack-{part}-" for part in ("snapshot", "spare", "making", "doomed", "undo"))
 """What our databases are called, before 32 hexadecimal digits; a spare has the digits of its snapshot."""
-OURS = "^stack-(snapshot|spare|making|doomed)-[0-9a-f]{32}$"
+OURS = "^stack-(snapshot|spare|making|doomed|undo)-[0-9a-f]{32}$"
 MARK = 0x57AC57AC
 """The connection limit of our databases: a name may be anybody's, and CREATE DATABASE sets this along with it.
 
 The limit that the user's database has stands among the facts, and comes back with it."""
+FILLING = 0
+"""The connection limit of one that a file is loaded into: none but superusers may enter."""
 HALF_DROPPED = -2
 """The connection limit by which PostgreSQL marks what a killed server was dropping. Our comment is still there then."""
 COMMENT = '{"stack": '
@@ -146,12 +148,19 @@ class Stored(NamedTuple):
         """Whether it is ours, by more than the name. Before there was a mark, snapshots told all facts."""
         if self.half_dropped:
             return (self.comment or "").startswith(COMMENT)
+        if self.name.startswith(MAKING) and (self.limit == FILLING or (self.comment or "").startswith(COMMENT)):
+            return True  # the file that fills it may change one of the two
         return self.limit == MARK or (self.name.startswith(SNAPSHOT) and _facts(self.comment).keys() >= _BEFORE)
 
     @property
     def is_snapshot(self) -> bool:
         """Whether it holds a snapshot."""
         return self.ours and self.name.startswith(SNAPSHOT) and not self.half_dropped
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is what `undo` brings back."""
+        return self.ours and self.name.startswith(UNDO) and not self.half_dropped
 
     @property
     def reason(self) -> str:
@@ -210,8 +219,8 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
 def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = False) -> None:
     """Put a snapshot, the newest when there is no name, in the place of the database.
 
-    With a spare that is two renames; without, a copy is made first. The replaced database is dropped in the
-    background, or becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are
+    With a spare that is two renames; without, a copy is made first. The replaced database is what `undo` brings back,
+    or becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are
     named, and when one is in use, that is asked about unless `yes`. Raises StackError; the database is then as it was.
     """
     with log_in(engine, WORK) as cluster:
@@ -223,7 +232,7 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
         _ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
         _tell(cluster)
         with cluster.alone(cluster.database, renaming=True), cluster.transaction():
-            turn = cluster.transaction_id()
+            turn, kept = cluster.transaction_id(), False
             used = replace(snapshot, used=time.time(), used_turn=turn)
             cluster.set_comment(snapshot.stored, used.facts())
             cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
@@ -232,16 +241,19 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
             if there and keep:
                 _keep(cluster, snapshot, turn)
             elif there:
-                _give_up(cluster, cluster.database)
+                kept = keep_back(cluster, f"restore {_typed(snapshot.name)}")
             cluster.rename(new, cluster.database)
-        if keep:
-            _remember(engine, cluster)
+        _remember(engine, cluster)
     _go_on_in_background(engine)
-    say(f"{cluster.database} is as it was when the snapshot {snapshot.name} was taken, {snapshot.moment}.")
+    back = f" {BACK}" if kept else ""
+    say(f"{cluster.database} is as it was when the snapshot {snapshot.name} was taken, {snapshot.moment}.{back}")
 
 
 def drop(engine: Engine, name: str, *, yes: bool) -> None:
-    """Delete a snapshot, after asking. Raises Refused when there is none of that name, or the user says no."""
+    """Delete a snapshot, after asking; `undo` brings it back.
+
+    Raises Refused when there is none of that name, or the user says no.
+    """
     if not name:
         raise Refused("Which snapshot? Type `invoke drop-snapshot NAME`; `invoke snapshots` lists them.")
     with log_in(engine, WORK) as cluster:
@@ -250,14 +262,14 @@ def drop(engine: Engine, name: str, *, yes: bool) -> None:
         _refuse_prepared(cluster, snapshot.stored)
         for line, _ in _what_goes(cluster, snapshot.stored):
             say(f"With it goes {line}.")
-        confirm(f"Delete the snapshot {what} for ever?", yes=yes)
+        confirm(f"Delete the snapshot {what}?", yes=yes)
         _take_over(cluster)
         _clear_out(cluster, snapshot)
         with cluster.transaction():
-            _doom(cluster, snapshot)
+            kept = keep_snapshot_back(cluster, snapshot)
         _remember(engine, cluster)
     _go_on_in_background(engine)
-    say(f"Deleted the snapshot {snapshot.name}.")
+    say(f"Deleted the snapshot {snapshot.name}.{f' {BACK}' * kept}")
 
 
 def listed(engine: Engine) -> list[Snapshot]:
@@ -265,6 +277,8 @@ def listed(engine: Engine) -> list[Snapshot]:
     with log_in(engine, "invoke") as cluster:
         _remember(engine, cluster)
         unwanted = _unwanted(cluster)
+        if kept := kept_back(cluster):
+            say(f"`invoke undo` brings back {kept}.")
         for each in unwanted:
             if each.reason:
                 what = f"{each.name} ({human(each.size)})"
@@ -286,6 +300,8 @@ def keep_ready(engine: Engine) -> None:
             wanted = _wanted(engine, cluster)
             if wanted and wanted.spare != "ready" and _free(engine, cluster) > wanted.size + RESERVE:
                 _make_spare(cluster, wanted)
+            if _free(engine, cluster) < MARGIN:
+                give_way(cluster)
             _clear(cluster, SPARE + wanted.id if wanted else "")
             wanted = _wanted(engine, cluster)
             if not wanted or wanted.spare == "ready":
@@ -467,7 +483,7 @@ def _find(cluster: Cluster, name: str) -> Snapshot:
 
 def _unwanted(cluster: Cluster, spare: str = SPARE) -> list[Stored]:
     """Return our databases that are no longer wanted: all but the snapshots, and those whose name begins as `spare`."""
-    found = [each for each in _stored(cluster) if each.ours and not each.is_snapshot]
+    found = [each for each in _stored(cluster) if each.ours and not (each.is_snapshot or each.is_kept)]
     return [each for each in found if each.half_dropped or not (spare and each.name.startswith(spare))]
 
 
@@ -565,8 +581,7 @@ def _spare(engine: Engine, cluster: Cluster, snapshot: Snapshot) -> str:
 
 def _copy(engine: Engine, cluster: Cluster, source: str, title: str, size: int) -> str:
     """Copy a database in front of the user, and return the name of the copy. Raises StackError without the room."""
-    if _free(engine, cluster) < size + MARGIN:
-        _clear(cluster)
+    make_room(engine, cluster, size)
     if _free(engine, cluster) < size + MARGIN:
         raise StackError(
             f"There is no room for a copy of the database: it takes {human(size)}, and {human(_free(engine, cluster))}"
@@ -576,6 +591,15 @@ def _copy(engine: Engine, cluster: Cluster, source: str, title: str, size: int) 
     with _waiting(f"a copy of {title} ({human(size)})"):
         cluster.copy(source, made, limit=MARK, comment=_comment())
     return made
+
+
+def make_room(engine: Engine, cluster: Cluster, size: int) -> None:
+    """Give up what is kept for convenience, as far as so many bytes need it: first what `undo` would bring back."""
+    if _free(engine, cluster) < size + MARGIN and give_way(cluster):
+        _clear(cluster, SPARE)
+        _remember(engine, cluster)
+    if _free(engine, cluster) < size + MARGIN:
+        _clear(cluster)
 
 
 @contextmanager
@@ -604,6 +628,93 @@ def _keep(cluster: Cluster, restored: Snapshot, turn: int) -> None:
     say(f"What is replaced stays as the snapshot {kept.name}.")
 
 
+# -- one step back --------------------------------------------------------------------------------------------
+
+
+BACK = "`invoke undo` takes that back."
+"""The last sentence of whatever can be undone."""
+
+
+class Kept(NamedTuple):
+    """What was replaced or dropped last."""
+
+    stored: str
+    """The database that holds it."""
+    size: int
+    by: str
+    """The command that did it, as it is typed."""
+    at: float
+    """Seconds since 1970."""
+    was: Snapshot
+    """Its facts; those of the user's database have no name."""
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it is a snapshot, and not a database of the user's."""
+        return bool(self.was.name)
+
+    @property
+    def moment(self) -> str:
+        """When it was replaced or dropped, by the clock of then."""
+        return f"{datetime.fromtimestamp(self.at):%Y-%m-%d %H:%M:%S}"
+
+    def __str__(self) -> str:
+        what = f"the snapshot {self.was.name}" if self.is_snapshot else f"{self.was.database} as it was"
+        return f"{what} before `invoke {self.by}`, {self.moment} ({human(self.size)})"
+
+
+def kept_back(cluster: Cluster) -> Kept | None:
+    """Return what `undo` would bring back; None when there is nothing."""
+    for each in _stored(cluster):
+        told = _json(each.comment)
+        by, at, digits = told.get("undo"), told.get("at"), told.get("id")
+        if each.is_kept and isinstance(by, str) and isinstance(at, (int, float)) and 0 <= at < _LATEST:
+            facts = {"name": "", **_facts(each.comment)}
+            return Kept(each.name, each.size, by, at, Snapshot(str(digits), each.size, "none", **facts))
+    return None
+
+
+def keep_back(cluster: Cluster, by: str, *, whatever: bool = False) -> bool:
+    """Take the user's database out of its place, within a transaction, for `undo` to bring it back.
+
+    One with a replication slot or a subscription is given up instead, unless `whatever`: nobody would use the slot, and
+    the server keeps its log for it. Return whether it was kept.
+    """
+    if not whatever and _what_goes(cluster, cluster.database):
+        give_way(cluster)
+        _give_up(cluster, cluster.database)
+        return False
+    comment, limit, template = cluster.marks(cluster.database)
+    was = Snapshot("", 0, "none", "", cluster.database, time.time(), 0, cluster.version, "", comment, limit, template)
+    _keep_as_step(cluster, cluster.database, was, by)
+    return True
+
+
+def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> bool:
+    """Delete a snapshot, within a transaction, so that `undo` brings it back; return whether that can be."""
+    kept = not _what_goes(cluster, snapshot.stored)
+    if kept:
+        _keep_as_step(cluster, snapshot.stored, snapshot, f"drop-snapshot {_typed(snapshot.name)}")
+    _doom(cluster, snapshot)
+    return kept
+
+
+def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str) -> None:
+    give_way(cluster)
+    name = UNDO + uuid.uuid4().hex
+    cluster.rename(database, name)
+    cluster.allow(name, anybody=False, limit=MARK)
+    cluster.set_comment(name, json.dumps({**json.loads(was.facts()), "id": was.id, "undo": by, "at": time.time()}))
+
+
+def give_way(cluster: Cluster) -> bool:
+    """Give up what `undo` would bring back, within a transaction or without; return whether there was something."""
+    there = [each.name for each in _stored(cluster) if each.is_kept]
+    for each in there:
+        _give_up(cluster, each)
+    return bool(there)
+
+
 def _clear_out(cluster: Cluster, snapshot: Snapshot) -> None:
     """End the sessions of whoever has opened a snapshot or its spare by hand."""
     for name in (snapshot.stored, SPARE + snapshot.id):
@@ -630,6 +741,7 @@ def _clear(cluster: Cluster, spare: str = "") -> None:
     """Drop what is no longer wanted. One that cannot be dropped does not stop the others."""
     for each in _unwanted(cluster, spare):
         _drop(cluster, each)
+    drop_roles(cluster)
 
 
 def _drop(cluster: Cluster, copy: Stored) -> str:
@@ -652,6 +764,24 @@ def _drop(cluster: Cluster, copy: Stored) -> str:
             cluster.set_comment(name if cluster.oid(name) else copy.name, _comment(reason))
         return reason
     return ""
+
+
+ROLE = '{"stack": 2, "made for": "'
+"""How the comment begins on a role that was made for a database that is being filled; its name follows."""
+
+
+def drop_roles(cluster: Cluster) -> None:
+    """Drop the roles that were made for databases that are no more. One that is in use by now stays."""
+    import psycopg
+
+    made = cluster.rows(
+        "SELECT rolname FROM pg_roles AS r WHERE starts_with(shobj_description(oid, 'pg_authid'), %s) AND NOT EXISTS"
+        " (SELECT FROM pg_database WHERE shobj_description(r.oid, 'pg_authid') = %s::text || datname || '\"}')",
+        ROLE, ROLE,
+    )  # fmt: skip
+    for (name,) in made:
+        with suppress(psycopg.errors.DependentObjectsStillExist, psycopg.errors.UndefinedObject):
+            cluster.run("DROP ROLE {}", name)
 
 
 def _reason(error: Exception) -> str:
@@ -684,15 +814,24 @@ def _end_subscriptions(cluster: Cluster, name: str) -> None:
 
 
 def _go_on_in_background(engine: Engine) -> None:
+    in_background(engine)
+
+
+def in_background(engine: Engine) -> None:
     """Let `keep_ready` run in a process that outlives this one and its terminal."""
     program = "from stack import engine, snapshots; snapshots.keep_ready(engine.choose())"
-    subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-c", program], cwd=engine.root, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+    begin(child.wait)
 
 
 # -- names ----------------------------------------------------------------------------------------------------
+
+
+STEP = "\tundo: "
+"""How the line begins that tells what `undo` would bring back; no snapshot is called so."""
 
 
 def names_of(directory: Path) -> Path:
@@ -702,6 +841,8 @@ def names_of(directory: Path) -> Path:
 
 def _remember(engine: Engine, cluster: Cluster) -> None:
     names = "".join(f"{each.name}\n" for each in _every(cluster))
+    if kept := kept_back(cluster):
+        names += f"{STEP}{kept}\n"
     file = names_of(engine.root / "data" / cluster.directory.name)
     with suppress(OSError):  # another user's file; what it repeats is in the cluster
         if not file.exists() or file.read_text(encoding="utf-8", errors="replace") != names:

@@ -14,7 +14,7 @@ from stack import regular
 from stack.dumps import dump
 from stack.engine import Engine
 from stack.process import Refused, StackError
-from stack.snapshots import names_of
+from stack.snapshots import STEP, names_of
 from stack.talk import confirm, human, say
 
 LEAVES = {
@@ -39,7 +39,13 @@ class Loss:
 
     def __str__(self) -> str:
         size = "size unknown" if self.size is None else human(self.size)
-        with_it = f", and its snapshots {', '.join(self.snapshots)}" if self.snapshots else ""
+        names = [each for each in self.snapshots if not each.startswith(STEP)]
+        with_it = f", and its snapshots {', '.join(names)}" if names else ""
+        with_it += "".join(
+            f", and what `invoke undo` would bring back: {each.removeprefix(STEP)}"
+            for each in self.snapshots
+            if each.startswith(STEP)
+        )
         return f"{self.path}  ({size}): {LEAVES[self.path.name]}{with_it}"
 
 

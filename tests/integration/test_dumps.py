@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.checkout import INVOKE, environment, eventually, login, sql, succeed, tables, value
+from tests.integration.checkout import INVOKE, environment, eventually, login, run, sql, succeed, tables, value
 from tests.integration.test_interrupts import begin, ended, finish
 
 
@@ -98,21 +98,21 @@ def test_ctrl_c_ends_a_dump_that_waits_and_its_session(filled: Path, file: str) 
     assert not [path for path in filled.iterdir() if path.name.startswith((".new-", ".dump-", "x.dump"))]
 
 
-WAITING = {
-    "dump": (("dump", "x.dump"), "LOCK TABLE kept"),
-    "load --clean": (("load", "new.sql", "--clean", "--yes"), "SELECT FROM kept LIMIT 1"),
-    "seed": (("seed",), "LOCK TABLE kept"),
-}
+def test_whoever_waits_says_for_whom_after_two_seconds(filled: Path) -> None:
+    says_for_whom(filled, ("dump", "x.dump"), "LOCK TABLE kept")
 
 
-@pytest.mark.parametrize("what", WAITING)
-def test_whoever_waits_says_for_whom_after_two_seconds(filled: Path, what: str) -> None:
+@pytest.mark.parametrize("command", [("load", "new.sql", "--clean", "--yes"), ("seed",)], ids=lambda words: words[0])
+def test_whoever_is_in_what_is_replaced_is_named_and_ended(filled: Path, command: tuple[str, ...]) -> None:
     (filled / "new.sql").write_text("CREATE TABLE new ();")
     (filled / "seed/010.sql").write_text("ALTER TABLE kept ADD more int;")
-    command, statement = WAITING[what]
-    says_for_whom(filled, command, statement)
-    if what == "load --clean":
-        assert tables(filled) == ["new"]
+    with locked(filled, "LOCK TABLE kept") as session:
+        done = run(filled, *command)
+        assert done.returncode == 0, done.stderr
+        assert "Ending 1 session on convex_poc: a migration." in done.stderr
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+    assert tables(filled) == (["new"] if command[0] == "load" else ["kept"])
 
 
 def says_for_whom(copy: Path, command: tuple[str, ...], statement: str) -> None:

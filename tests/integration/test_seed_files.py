@@ -44,10 +44,10 @@ def test_files_are_applied_in_name_order(seeded: Path) -> None:
     assert sql(seeded, "SELECT name FROM t") == ["größe", "second line", "9"]
 
 
-def test_a_file_that_fails_leaves_nothing_and_stops_the_rest(seeded: Path) -> None:
+def test_a_file_that_fails_leaves_nothing_of_any(seeded: Path) -> None:
     write(seeded, a="CREATE TABLE a ()", b="CREATE TABLE b ();\nSELECT 1/0;", c="CREATE TABLE c ()")
-    fail(seeded, 1, "seed", saying=("seed/b.sql", "division by zero", "`invoke seed`"))
-    assert tables(seeded) == ["a"]
+    fail(seeded, 1, "seed", saying=("seed/b.sql:2: ERROR:  division by zero", "`invoke seed`"))
+    assert tables(seeded) == []
 
 
 def test_what_cannot_be_read_is_told(seeded: Path) -> None:

@@ -74,7 +74,7 @@ def test_every_command_of_the_house_is_there() -> None:
     names = {
         "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
         "init", "admin-key", "dashboard", "dump", "load", "snapshot", "restore", "snapshots", "drop-snapshot",
-        "doctor",
+        "doctor", "undo",
     }  # fmt: skip
     assert set(COLLECTION.task_names) == names
 

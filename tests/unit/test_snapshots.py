@@ -55,8 +55,9 @@ def ask(engine: Embedded, sql: str) -> list[object]:
 
 
 def databases(engine: Embedded) -> set[str]:
-    """The kinds of databases in the cluster."""
-    return {str(name).rpartition("-")[0] or str(name) for name in ask(engine, "SELECT datname FROM pg_database")}
+    """The kinds of databases in the cluster, but for what `undo` brings back."""
+    found = ask(engine, "SELECT datname FROM pg_database WHERE datname NOT LIKE 'stack-undo-%'")
+    return {str(name).rpartition("-")[0] or str(name) for name in found}
 
 
 def names(engine: Embedded) -> list[str]:

@@ -94,8 +94,9 @@ def rows(engine: Embedded, statement: str) -> list[Any]:
 
 
 def ours(engine: Embedded) -> list[str]:
-    """The kinds of databases that are called as ours."""
-    found = rows(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack-%' ORDER BY 1")
+    """The kinds of databases that are called as ours, but for what `undo` brings back."""
+    ours = "datname LIKE 'stack-%' AND datname NOT LIKE 'stack-undo-%'"
+    found = rows(engine, f"SELECT datname FROM pg_database WHERE {ours} ORDER BY 1")
     return [name.rpartition("-")[0] for (name,) in found]
 
 

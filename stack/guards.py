@@ -194,11 +194,12 @@ def closed(directory: Path) -> tuple[str, str]:
             f"Type `sudo kill -INT {pid}` (a fast shutdown), {stop} {take}",
         )
     if maybe := [str(pid) for pid, argv in found.items() if not _is_elsewhere(argv, directory)][:4]:
+        which = f"`sudo kill -INT {maybe[0]}`" if len(maybe) == 1 else "`sudo kill -INT` and its number"
         return (
             f"{directory} is {owner}'s. A PostgreSQL of {owner}'s runs (process {', '.join(maybe)}), and may be at work"
             " on it, which is not to be seen from here.",
             f"Type `sudo ls -l {' '.join(f'/proc/{pid}/cwd' for pid in maybe)}`, which shows where it works. If that is"
-            f" there, stop it: `sudo kill -INT {maybe[0]}`, {stop} {take}",
+            f" there, stop it: {which}, {stop} {take}",
         )
     return (
         f"{directory} is {owner}'s, and whether a server is at work on it is not to be seen from here.",

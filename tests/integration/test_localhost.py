@@ -224,8 +224,40 @@ def test_a_server_in_the_place_of_ours_is_named_and_never_touched(make: Make, tm
             for command in (("snapshot",), ("restore",), ("drop-snapshot", "before", "--yes"), ("snapshots",)):
                 fail(copy, 1, *command, saying=(name, str(theirs.pid)))
         else:
-            fail(copy, 1, "up", saying=("password", "invoke doctor --fix"))
+            said = fail(copy, 1, "up", saying=(f"another server than this stack's answers at 127.0.0.1:{port}",))
+            assert "the data was initialised" not in said
+            assert f"process {theirs.pid}" in said
             fail(copy, 1, "restore", saying=("`invoke doctor` finds out why",))
+    for cure in ("down", "up", "restore"):
+        succeed(copy, cure)
+    assert sql(copy, "SELECT * FROM ours") == [1]
+
+
+@as_root
+def test_a_server_on_a_copy_of_our_files_in_the_place_of_ours_is_never_touched(make: Make, tmp_path: Path) -> None:
+    copy = make(**ALONE)
+    succeed(copy, "up")
+    sql(copy, "CREATE TABLE ours AS SELECT 1 AS one")
+    succeed(copy, "snapshot", "before")
+    succeed(copy, "down")
+    theirs = tmp_path / "theirs"
+    subprocess.run(["cp", "-a", str(copy / "data" / "pg"), str(theirs)], check=True)
+    subprocess.run(["chown", "-R", "0:0", str(theirs)], check=True)
+    succeed(copy, "up")
+    port = int(value(copy, "POSTGRES_PORT"))
+    end_forwarding(port)
+    with exclusive(settings.ROOT, timeout=600):
+        programs = server_programs(settings.ROOT)
+    argv = ["unshare", "--user", "--map-user=1000", "--map-group=1000", str(programs / "postgres"), "-D", str(theirs),
+            "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="]  # fmt: skip
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as child:
+        try:
+            eventually(lambda: not is_free("127.0.0.1", port))
+            eventually(lambda: run(copy, "status").returncode == 1)
+            for command in (("up",), ("snapshot",), ("restore",), ("drop-snapshot", "before", "--yes")):
+                fail(copy, 1, *command, saying=("on a copy of the same cluster", "It was not touched", str(child.pid)))
+        finally:
+            child.terminate()
     for cure in ("down", "up", "restore"):
         succeed(copy, cure)
     assert sql(copy, "SELECT * FROM ours") == [1]

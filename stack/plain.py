@@ -48,8 +48,8 @@ class Script:
         self._rest = text[text.rfind(b"\n") + 1 :][-4096:]
         if found := _LEAVES.search(text):
             raise Refused(
-                f"The file holds the line {found[1].decode(errors='replace')}, which leads to another database. Nothing of"
-                " it was applied. Take that line out, or run the file as it is: `invoke psql -f FILE`."
+                f"The file holds the line {found[1].decode(errors='replace')}, which leads to another database. Nothing"
+                " of it was applied. Take that line out, or run the file as it is: `invoke psql -f FILE`."
             )
         for role in roles_in(text):
             self._missing(role)

@@ -440,7 +440,7 @@ def test_the_names_are_there_when_the_server_is_not(engine: Embedded) -> None:
     file = snapshots.names_of(engine.directory)
     assert file.read_text() == "three\none two\n"
     snapshots.drop(engine, "three", yes=True)
-    assert file.read_text() == "one two\n"
+    assert file.read_text().startswith("one two\n\tundo: the snapshot three before `invoke drop-snapshot three`, ")
 
 
 def test_each_carries_what_a_person_asks_later(engine: Embedded) -> None:

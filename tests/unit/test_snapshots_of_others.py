@@ -348,7 +348,8 @@ def test_one_that_cannot_be_dropped_stops_no_other_and_is_named(
     assert free not in str(rows(engine, "SELECT datname FROM pg_database"))
     said(capsys)
     assert names(engine) == ["one"]
-    (line,) = said(capsys).splitlines()
+    step, line = said(capsys).splitlines()
+    assert step.startswith("`invoke undo` brings back convex_poc as it was before `invoke restore one`")
     assert stuck in line
     assert "is being accessed by other users" in line
     assert "prepared transaction" in line

@@ -222,13 +222,12 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
         there = cluster.oid(cluster.database) is not None
         _ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
         _tell(cluster)
-        with cluster.alone(cluster.database, renaming=True), cluster.transaction():
+        with cluster.alone(cluster.database), cluster.transaction():
             turn = cluster.transaction_id()
             used = replace(snapshot, used=time.time(), used_turn=turn)
             cluster.set_comment(snapshot.stored, used.facts())
             cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
             cluster.set_comment(new, snapshot.comment)
-            # Whoever logs in from the first of two renames to the commit is told that the database is gone.
             if there and keep:
                 _keep(cluster, snapshot, turn)
             elif there:
@@ -600,6 +599,7 @@ def _keep(cluster: Cluster, restored: Snapshot, turn: int) -> None:
     )  # fmt: skip
     cluster.allow(cluster.database, anybody=False, limit=MARK)
     cluster.set_comment(cluster.database, kept.facts())
+    cluster.shut(cluster.database)
     cluster.rename(cluster.database, kept.stored)
     say(f"What is replaced stays as the snapshot {kept.name}.")
 
@@ -622,6 +622,8 @@ def _give_up(cluster: Cluster, database: str) -> str:
     name = DOOMED + uuid.uuid4().hex
     cluster.allow(database, anybody=False, limit=MARK)  # and a template cannot be dropped
     cluster.set_comment(database, _comment())
+    if database == cluster.database:
+        cluster.shut(database)
     cluster.rename(database, name)
     return name
 

@@ -278,38 +278,37 @@ class Cluster:
             self.run("GRANT " + kinds[privilege] + to + passing_on, *filter(None, (target, grantee)))
 
     @contextmanager
-    def alone(self, database: str, *, renaming: bool = False) -> Iterator[None]:
+    def alone(self, database: str) -> Iterator[None]:
         """End the sessions on a database, and those that come before the statement within has locked them out.
 
         The server itself keeps new sessions waiting until that statement's transaction ends. Nothing has to be
         undone when this process, or the server, dies. Raises StackError naming who did not end.
-
-        With `renaming`, which makes one transaction of what is within, they wait before they have read the name where
-        that can be had, and so get in afterwards. Those who wait at the database itself have read it, and are told
-        that it does not exist.
         """
         import psycopg
 
         oid = self.oid(database)
         self.end_sessions(oid)
         try:
-            if renaming and oid is not None:
-                with self.connection.transaction() as transaction:
-                    if self._shut(oid):
-                        yield
-                        return
-                    raise psycopg.Rollback(transaction)
             with beside(lambda done: self._keep_ending(oid, done)):
                 yield
         except psycopg.errors.ObjectInUse as error:
             raise self._in_use(oid, error) from None
 
-    def _shut(self, oid: int) -> bool:
-        """Within a transaction, let all logins wait before they read a name, and empty a database of sessions.
+    def shut(self, database: str) -> None:
+        """Let all logins wait before they read a name, and empty a database of sessions, where that can be had at once.
 
-        Returns False when that takes longer than all of the server's logins are to wait, as beside a pg_dump, which
-        reads pg_database.
+        To be called in a transaction, before nothing but renames. Who waits at the database itself has read its name,
+        and is told that it does not exist; who waits here gets in.
         """
+        import psycopg
+
+        if (oid := self.oid(database)) is not None:
+            with self.connection.transaction() as attempt:
+                if not self._shut(oid):
+                    raise psycopg.Rollback(attempt)
+
+    def _shut(self, oid: int) -> bool:
+        """Return False when it takes longer than all logins are to wait, as beside a pg_dump: it reads pg_database."""
         import psycopg
 
         # A process that is stopped in here keeps nobody out for longer.
@@ -321,6 +320,7 @@ class Cluster:
             return False
         self.run("SET LOCAL lock_timeout = '5s'")
         deadline = time.monotonic() + SHUT
+        self.rows("SELECT pg_stat_clear_snapshot()")
         while left := self.rows(_INSIDE, oid, oid):
             if time.monotonic() > deadline:
                 return False

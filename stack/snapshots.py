@@ -237,7 +237,6 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
             cluster.set_comment(snapshot.stored, used.facts())
             cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
             cluster.set_comment(new, snapshot.comment)
-            # Whoever logs in from the first of two renames to the commit is told that the database is gone.
             if there and keep:
                 _keep(cluster, snapshot, turn)
             elif there:
@@ -624,6 +623,7 @@ def _keep(cluster: Cluster, restored: Snapshot, turn: int) -> None:
     )  # fmt: skip
     cluster.allow(cluster.database, anybody=False, limit=MARK)
     cluster.set_comment(cluster.database, kept.facts())
+    cluster.shut(cluster.database)
     cluster.rename(cluster.database, kept.stored)
     say(f"What is replaced stays as the snapshot {kept.name}.")
 
@@ -733,6 +733,8 @@ def _give_up(cluster: Cluster, database: str) -> str:
     name = DOOMED + uuid.uuid4().hex
     cluster.allow(database, anybody=False, limit=MARK)  # and a template cannot be dropped
     cluster.set_comment(database, _comment())
+    if database == cluster.database:
+        cluster.shut(database)
     cluster.rename(database, name)
     return name
 

@@ -71,16 +71,15 @@ class Aside:
         statement = sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(text))
         (cluster or self.cluster).connection.execute(statement)
 
-    def put(self, cluster: Cluster) -> None:
-        """Give it the user's name, within a transaction that has taken the user's database away."""
+    def make_ready(self, cluster: Cluster) -> None:
+        """Let it be as the user's is, within the transaction that gives it the user's name in the end."""
         comment, limit, template = self.cluster.marks(cluster.database)  # which does not see what is not committed
         its_comment, its_limit, _ = cluster.marks(self.name)
-        cluster.rename(self.name, cluster.database)
         # A comment and a limit that the file itself has set are its own.
         limit = limit if its_limit == FILLING else its_limit
-        cluster.allow(cluster.database, anybody=True, limit=limit, template=template)
+        cluster.allow(self.name, anybody=True, limit=limit, template=template)
         if (its_comment or "").startswith(snapshots.COMMENT):
-            cluster.set_comment(cluster.database, comment)
+            cluster.set_comment(self.name, comment)
         for role in self.made:
             self._comment_role(role, None, cluster)
 
@@ -184,7 +183,7 @@ class _Queue:
     def _take(self) -> None:
         self._entered = True
         self._second.connection.execute("BEGIN")
-        self._place.kept = snapshots.keep_back(self._second, self._by)
+        self._place.kept = snapshots.keep_back(self._second, self._by, shut=False)
 
     def wait(self, done: threading.Event) -> None:
         """Wait in the server until it has been copied, from the moment on that the copy has its lock."""
@@ -232,13 +231,15 @@ def _exchange(place: Aside, second: Cluster, by: str, *, taken_away: bool) -> No
     cluster.end_sessions(ours)
     try:
         if taken_away:
-            place.put(second)
+            place.make_ready(second)
+            second.rename(place.name, database)
             second.connection.execute("COMMIT")
             return
         snapshots._tell(cluster)
-        with second.alone(database, renaming=True), second.transaction():
+        with second.alone(database), second.transaction():
+            place.make_ready(second)
             place.kept = snapshots.keep_back(second, by)
-            place.put(second)
+            second.rename(place.name, database)
     except psycopg.OperationalError as error:
         if not _has(place.engine, database, ours, str(error)):
             raise

@@ -231,7 +231,7 @@ def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = F
         there = cluster.oid(cluster.database) is not None
         _ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
         _tell(cluster)
-        with cluster.alone(cluster.database, renaming=True), cluster.transaction():
+        with cluster.alone(cluster.database), cluster.transaction():
             turn, kept = cluster.transaction_id(), False
             used = replace(snapshot, used=time.time(), used_turn=turn)
             cluster.set_comment(snapshot.stored, used.facts())
@@ -674,19 +674,20 @@ def kept_back(cluster: Cluster) -> Kept | None:
     return None
 
 
-def keep_back(cluster: Cluster, by: str, *, whatever: bool = False) -> bool:
+def keep_back(cluster: Cluster, by: str, *, whatever: bool = False, shut: bool = True) -> bool:
     """Take the user's database out of its place, within a transaction, for `undo` to bring it back.
 
     One with a replication slot or a subscription is given up instead, unless `whatever`: nobody would use the slot, and
-    the server keeps its log for it. Return whether it was kept.
+    the server keeps its log for it. With `shut`, which is for a transaction that ends at once, logins wait before they
+    read the name. Return whether it was kept.
     """
     if not whatever and _what_goes(cluster, cluster.database):
         give_way(cluster)
-        _give_up(cluster, cluster.database)
+        _give_up(cluster, cluster.database, shut=shut)
         return False
     comment, limit, template = cluster.marks(cluster.database)
     was = Snapshot("", 0, "none", "", cluster.database, time.time(), 0, cluster.version, "", comment, limit, template)
-    _keep_as_step(cluster, cluster.database, was, by)
+    _keep_as_step(cluster, cluster.database, was, by, shut=shut)
     return True
 
 
@@ -694,14 +695,16 @@ def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> bool:
     """Delete a snapshot, within a transaction, so that `undo` brings it back; return whether that can be."""
     kept = not _what_goes(cluster, snapshot.stored)
     if kept:
-        _keep_as_step(cluster, snapshot.stored, snapshot, f"drop-snapshot {_typed(snapshot.name)}")
+        _keep_as_step(cluster, snapshot.stored, snapshot, f"drop-snapshot {_typed(snapshot.name)}", shut=False)
     _doom(cluster, snapshot)
     return kept
 
 
-def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str) -> None:
+def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str, *, shut: bool) -> None:
     give_way(cluster)
     name = UNDO + uuid.uuid4().hex
+    if shut:
+        cluster.shut(database)
     cluster.rename(database, name)
     cluster.allow(name, anybody=False, limit=MARK)
     cluster.set_comment(name, json.dumps({**json.loads(was.facts()), "id": was.id, "undo": by, "at": time.time()}))
@@ -728,12 +731,12 @@ def _doom(cluster: Cluster, snapshot: Snapshot) -> None:
             _give_up(cluster, each.name)
 
 
-def _give_up(cluster: Cluster, database: str) -> str:
+def _give_up(cluster: Cluster, database: str, *, shut: bool = True) -> str:
     """Make a database one that is to be dropped, within a transaction, and return its new name."""
     name = DOOMED + uuid.uuid4().hex
     cluster.allow(database, anybody=False, limit=MARK)  # and a template cannot be dropped
     cluster.set_comment(database, _comment())
-    if database == cluster.database:
+    if shut and database == cluster.database:
         cluster.shut(database)
     cluster.rename(database, name)
     return name

@@ -67,7 +67,7 @@ def _bring_back(cluster: Cluster, kept: Kept, *, yes: bool) -> str:
         snapshots._ask_what_goes(cluster, cluster.database, set(), keep=True, yes=yes)
     snapshots._tell(cluster)
     cluster.end_sessions(cluster.oid(kept.stored))
-    with cluster.alone(cluster.database, renaming=True), cluster.transaction():
+    with cluster.alone(cluster.database), cluster.transaction():
         aside = _out_of_the_way(cluster, kept)
         if there:
             snapshots.keep_back(cluster, "undo", whatever=True)

@@ -205,7 +205,7 @@ def _restore(place: Aside, ahead: Ahead, name: str) -> str:
 
 
 def settle(engine: Engine, own: str, missing: Callable[[str], object] = bool, **client: Any) -> list[str]:
-    """Run what is about the database itself, each statement by itself; return what is to be said of those that failed."""
+    """Run what is about the database itself, each statement by itself; return what to say of those that fail."""
     for role in roles_in(own.encode(errors="surrogateescape")) if own else ():
         missing(role)
     if not own:

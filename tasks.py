@@ -141,15 +141,26 @@ def dump(c: Context, file: str = "") -> None:
         "file": "A dump or SQL, compressed or not; - is stdin.",
         "clean": "Replace what is in the database; `invoke undo` brings it back.",
         "encoding": "What SQL is in that does not say it, such as LATIN1 (default: the database's, UTF-8).",
+        "database": "Which database's content to load, of a file with several, as pg_dumpall makes.",
+        "trust": "Let it run programs and write files on this machine, as psql would.",
         **YES,
     }
 )
-def load(c: Context, file: str = "", clean: bool = False, yes: bool = False, encoding: str = "") -> None:
+def load(
+    c: Context,
+    file: str = "",
+    clean: bool = False,
+    yes: bool = False,
+    encoding: str = "",
+    database: str = "",
+    trust: bool = False,
+) -> None:
     """Bring a dump or a file of SQL into the database, all or nothing."""
     from stack import dumps, engine
 
     with engine.exclusive(ROOT):
-        dumps.load(engine.choose(ROOT), file, clean=clean, yes=yes, encoding=encoding)
+        chosen = engine.choose(ROOT)
+        dumps.load(chosen, file, clean=clean, yes=yes, encoding=encoding, database=database, trust=trust)
 
 
 @task(

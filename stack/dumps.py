@@ -22,6 +22,7 @@ from stack.service import Command
 from stack.snapshots import BACK
 from stack.sources import CHUNK, opened, seeds
 from stack.talk import confirm, counted, human, progress, say
+from stack.whole import How
 
 
 def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
@@ -43,7 +44,7 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
             with opened(str(file)) as source:
                 source.name = f"seed/{file.name}"
                 try:
-                    notes += place.fill(whole.Ahead(engine, source))
+                    notes += place.fill(whole.Ahead(engine, source, How(beside=file.parent)))
                 except Unfit as error:
                     raise StackError(_not_seeded(engine, file, error.what)) from None
     for each in notes:
@@ -160,18 +161,28 @@ def _dump_into(engine: Engine, output: IO[bytes], command: Command, where: str) 
         raise StackError(f"{kept}: pg_dump failed. It said:\n{known(engine, why)}")
 
 
-def load(engine: Engine, file: str, *, clean: bool, yes: bool, encoding: str = "") -> None:
+def load(
+    engine: Engine,
+    file: str,
+    *,
+    clean: bool,
+    yes: bool,
+    encoding: str = "",
+    database: str = "",
+    trust: bool = False,
+) -> None:
     """Bring a dump or a file of SQL, compressed or not, into the database: all or nothing. `-` is stdin.
 
-    What it is, is told by its first bytes. A database that is not empty is refused; `clean` replaces it, after asking.
-    Raises StackError when it fails; the database is then as it was.
+    What it is, is told by its first bytes. Of a script with several databases, `database` is wanted; without `trust`
+    one that would run or write things on this machine is refused. A database that is not empty is refused; `clean`
+    replaces it, after asking. Raises StackError when it fails; the database is then as it was.
     """
     if not file:
         raise Refused("Which file? Type `invoke load FILE`, with a dump or a file of SQL, or - for stdin.")
     with opened(file, encoding) as source:
         if not source.head:
             raise Refused(f"{source.name} is empty: it is no dump and no SQL. Nothing was done.")
-        ahead = whole.Ahead(engine, source)
+        ahead = whole.Ahead(engine, source, How(database, trust, None if file == "-" else Path(file).parent))
         found, major = _contents(engine)
         if int(source.server.partition(".")[0] or 0) > major:
             raise Refused(
@@ -210,7 +221,7 @@ class Place:
         """Bring a file in, and return what is to be said when it counts. Raises Unfit."""
         if self._aside:
             return whole.fill(self._aside, ahead)
-        single.fill(self._engine, ahead.reader, ahead.source, empty=self._empty)
+        single.fill(self._engine, ahead.reader, ahead.source, ahead.how, empty=self._empty)
         return whole.settle(self._engine, ahead.own)
 
     @property

@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from stack.engine import Engine
 from stack.feed import Piped, Readable, Reader, Tape, Unfit, printed, session, words
-from stack.plain import Script
 from stack.process import StackError, begin, look
 from stack.refusals import known
+from stack.script import Script
 from stack.sources import HEAD, Source
 from stack.talk import progress, say
-from stack.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, Lines, archive_roles, errors
+from stack.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, How, Lines, archive_roles, errors
 
 
-def fill(engine: Engine, reader: Reader, source: Source, *, empty: bool) -> list[str]:
+def fill(engine: Engine, reader: Reader, source: Source, how: How, *, empty: bool) -> list[str]:
     """Bring a file into the database, which is emptied first with `empty`, in one transaction.
 
     Returns what is to be said. Raises StackError with the client's first words; nothing has changed then.
@@ -26,7 +26,7 @@ def fill(engine: Engine, reader: Reader, source: Source, *, empty: bool) -> list
     with session(engine) as name, progress("Loading", source.size) as show:
         reader.show = show
         if not source.is_archive:
-            script = Script(reader, into="", name="", file=source.name)
+            script = Script(reader, into="", name="", inline=False, **how._asdict())
             why = _Transaction(engine, name, reader, empty=empty).run(script, script.where)
         else:
             why = _restore(engine, reader, name, empty=empty)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
 import secrets
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from stack import blocked
 from stack.aside import Aside
 from stack.engine import Engine
 from stack.feed import SHOWN, Piped, Readable, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
-from stack.plain import Script, roles_in
 from stack.process import meanwhile
 from stack.refusals import known
+from stack.roles import roles_in
+from stack.script import Script
 from stack.service import Command
 from stack.sources import Source
 from stack.talk import progress
@@ -24,6 +27,8 @@ STOPPED = 3
 """psql's exit code when it ended at an error."""
 NAME = "stack-load-"
 """What our sessions in the database aside are called, before some digits."""
+SESSION = "SET synchronous_commit = off;"
+"""What a session is told again that a script begins anew."""
 AS_PSQL = "`invoke psql -f FILE` runs it as it is, without all or nothing."
 
 
@@ -41,10 +46,22 @@ class Ended(NamedTuple):
     """Whether what it complained about begins in the file and goes on into what we put behind it."""
 
 
+class How(NamedTuple):
+    """How a script is to be read; an archive has nothing of it."""
+
+    pick: str = ""
+    """The database whose content is wanted, of a script with several."""
+    trust: bool = True
+    """Whether commands in it may run and write things on the user's machine."""
+    beside: Path | None = None
+    """Where files that it names are looked for as well; else where it is itself."""
+
+
 class Ahead:
     """A file that is about to be loaded; what an archive is to be asked is asked while its place is being made."""
 
-    def __init__(self, engine: Engine, source: Source) -> None:
+    def __init__(self, engine: Engine, source: Source, how: How = How()) -> None:  # noqa: B008 - it never changes
+        self.how = how
         self.own = "\n".join(source.statements(':"DBNAME"'))
         """The statements that give a database the settings and grants that an archive's own had."""
         self.source, self.reader = source, Reader(source)
@@ -66,7 +83,7 @@ def fill(place: Aside, ahead: Ahead) -> list[str]:
             why = _restore(place, ahead, name)
             notes = [] if why else settle(place.engine, ahead.own, place.missing, name=name, into=place.login)
         else:
-            why, notes = _run(place, ahead.reader, name)
+            why, notes = _run(place, ahead, name)
     if place.stuck:
         why = (
             f"{why}\nThis waited for the database that is being replaced, which is held until that is done:"
@@ -80,11 +97,20 @@ def fill(place: Aside, ahead: Ahead) -> list[str]:
 # -- SQL ------------------------------------------------------------------------------------------------------
 
 
-def _run(place: Aside, reader: Reader, name: str) -> tuple[str, list[str]]:
-    script = Script(reader, into=place.name, name=place.cluster.database, file=reader.name, missing=place.missing)
+def _run(place: Aside, ahead: Ahead, name: str) -> tuple[str, list[str]]:
+    reader = ahead.reader
+    script = Script(
+        reader, into=place.name, name=place.cluster.database, missing=place.missing, session=SESSION,
+        inline=place.engine.name == "docker", restricts=restricts(place.cluster.version), **ahead.how._asdict(),
+    )  # fmt: skip
     token = f"stack{secrets.token_hex(12)}"
     ended = run_psql(command(place, token, name, reader.options), script, token)
     return judged(ended, reader, script), script.notes
+
+
+def restricts(version: str) -> bool:
+    r"""Return whether the psql of a server's version has `\restrict`, as 17.6 was the first of its line to have."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2]) >= (17, 6)
 
 
 def command(place: Aside, token: str, name: str, options: tuple[str, ...] = ()) -> Command:
@@ -183,6 +209,8 @@ def _not_all(ended: Ended, reader: Reader, script: Script) -> str:
         )
     if ended.proof == "elsewhere":
         return f"the file ends in another database than it began in. {AS_PSQL}"
+    if script.inside:
+        return f"{IN_THE_MIDDLE} What is open there is {script.inside}."
     if not script.whole or (not ended.at_the_end and not _QUITS.search(reader.tail)):
         return (
             "psql left the file before its end, at the line \\q, and what follows was not run. Take that line out, or"
@@ -206,7 +234,7 @@ def _restore(place: Aside, ahead: Ahead, name: str) -> str:
 
 def settle(engine: Engine, own: str, missing: Callable[[str], object] = bool, **client: Any) -> list[str]:
     """Run what is about the database itself, each statement by itself; return what to say of those that fail."""
-    for role in roles_in(own.encode(errors="surrogateescape")) if own else ():
+    for role in roles_in(io.BytesIO(own.encode(errors="surrogateescape"))):
         missing(role)
     if not own:
         return []
@@ -227,4 +255,4 @@ def archive_roles(client: Callable[..., Command], tape: Tape) -> list[str]:
     large = re.findall(
         r"^\d+; \d+ \d+ BLOB(?: METADATA)? - \d+(?:\.\.\d+)? (.+)$", listed.decode(errors="replace"), re.M
     )
-    return list(dict.fromkeys([*roles_in(schema), *large]))
+    return list(dict.fromkeys([*sorted(roles_in(io.BytesIO(schema))), *large]))

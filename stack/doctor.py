@@ -292,7 +292,7 @@ def directories(case: Case) -> Findings:
 
     The message says what is in the way, or why Docker cannot mount them; only you know whether it may be moved.
     """
-    mounted = guards.unbindable(case.root) if case.engine.name == "docker" else None
+    mounted = guards.unbindable(case.root) if isinstance(case.engine, Docker) else None
     found = [failed(*mounted)] if mounted else []
     found += filter(None, map(_directory, (case.root / "data", *case.engine.directories().values())))
     yield from found

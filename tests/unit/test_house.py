@@ -3,34 +3,9 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 from stack.settings import ROOT
 
-FLOORS = [
-    {"process"},
-    {"settings", "service", "talk", "usage", "psql_options", "regular"},
-    {"listing"},
-    {"cli"},
-    {"archives", "encodings", "unpack", "files"},
-    {"uuid_ossp", "sources", "formats"},
-    {"guards", "ports", "programs", "places", "identity", "rights", "shutdown"},
-    {"compose", "embedded", "external"},
-    {"engine", "init"},
-    {"cures"},
-    {"refusals"},
-    {"postgres", "ready"},
-    {"blocked"},
-    {"cluster", "feed"},
-    {"snapshots", "plain"},
-    {"aside", "undo"},
-    {"whole"},
-    {"single"},
-    {"dumps"},
-    {"wipe"},
-    {"report", "doctor"},
-]
-FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+ROOMS = sorted((ROOT / "stack").glob("[a-z]*.py"))
 
 
 def imported(file: Path) -> set[str]:
@@ -43,10 +18,12 @@ def imported(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "stack").glob("[a-z]*.py")), ids=lambda file: file.stem)
-def test_a_room_uses_only_the_floors_below(file: Path) -> None:
-    above = {room for room in imported(file) if FLOOR[room] >= FLOOR[file.stem]}
-    assert not above
+def test_no_two_rooms_use_each_other() -> None:
+    uses = {file.stem: imported(file) for file in ROOMS}
+    while ground := [room for room, used in uses.items() if not used & uses.keys()]:
+        for room in ground:
+            del uses[room]
+    assert not uses
 
 
 def test_only_one_room_spells_docker() -> None:

@@ -144,16 +144,22 @@ def _second(cluster: Cluster) -> Iterator[Cluster]:
 
 def _copy_and_take_away(place: Aside, second: Cluster, by: str) -> None:
     """Copy the user's database, and begin the transaction that takes it away, with nobody in it between the two."""
+    import psycopg
+
     cluster, database = place.cluster, place.cluster.database
     oid = cluster.oid(database)
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         cluster.end_sessions(oid)
         queue = _Queue(place, second, by, oid)
         with beside(queue.wait):
             place.name = snapshots._copy(place.engine, cluster, database, database, cluster.size(database))
-        queue.enter()
-        if second.writes(oid) == queue.before:
-            return
+        try:
+            queue.enter()
+            if second.writes(oid) == queue.before:
+                return
+        except psycopg.errors.ObjectInUse:  # there were logins without end
+            if attempt == TRIES - 1:
+                raise
         second.connection.execute("ROLLBACK")
         _clear_up(cluster)
     raise StackError(

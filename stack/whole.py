@@ -101,7 +101,7 @@ def _run(place: Aside, ahead: Ahead, name: str) -> tuple[str, list[str]]:
     reader = ahead.reader
     script = Script(
         reader, into=place.name, name=place.cluster.database, missing=place.missing, session=SESSION,
-        inline=place.engine.name == "docker", restricts=restricts(place.cluster.version), **ahead.how._asdict(),
+        inline=not place.engine.sees_files, restricts=restricts(place.cluster.version), **ahead.how._asdict(),
     )  # fmt: skip
     token = f"stack{secrets.token_hex(12)}"
     ended = run_psql(command(place, token, name, reader.options), script, token)

@@ -164,9 +164,6 @@ def test_what_is_no_dump_changes_nothing(engine: Embedded, tmp_path: Path, conte
         ("CREATE TABLE half ();\nSELECT 'not closed;\n", "ends in the middle"),
         ("CREATE TABLE half ();\n/* not closed\n", "ends in the middle"),
         ("CREATE TABLE half ();\n\\if false\n", "ends in the middle"),
-        ("CREATE TABLE half ();\n\\connect postgres\nCREATE TABLE two ();", "another database"),
-        ("\\c postgres\nCREATE TABLE half ();", "another database"),
-        ("SELECT $$" + "padding" * 1000 + "$$;\nCREATE TABLE half ();\n\\c - postgres\n", "another database"),
     ],
 )
 def test_a_file_that_ends_the_transaction_changes_nothing(

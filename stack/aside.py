@@ -115,8 +115,9 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
             snapshots._ask_what_goes(cluster, cluster.database, goes, keep=False, yes=yes)
             _exchange(place, second, by, taken_away=not afresh)
         snapshots._remember(engine, cluster)
-        if place.made:
-            say(_roles(place.made))
+        shut_out = cluster.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND NOT rolcanlogin", place.made)
+        if shut_out:  # others the file itself lets in
+            say(_roles([row[0] for row in shut_out]))
     snapshots._go_on_in_background(engine)
 
 

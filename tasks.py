@@ -9,9 +9,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from stack import cli
+from stack import invoke_bent
 
-cli.install()
+invoke_bent.install()
 
 ROOT = Path(__file__).resolve().parent
 YES = {"yes": "Do not ask."}
@@ -27,44 +27,45 @@ YES = {"yes": "Do not ask."}
 )
 def up(c: Context, layers: str | None = None, timeout: int = 60, wait: bool = True, pull: bool = False) -> None:
     """Start everything and return when it is usable."""
-    from stack import engine, ready, report, wipe
-    from stack.talk import say
+    from stack.engines import choose
+    from stack.ground.talk import say
+    from stack.verbs import env, up, wipe
 
-    with engine.exclusive(ROOT):
-        chosen = engine.choose(ROOT, layers)
-        ready.bring_up(chosen, timeout, pull=pull, wait=wait)
+    with choose.changing(ROOT, layers) as chosen:
+        up.bring_up(chosen, timeout, pull=pull, wait=wait)
         wipe.tidy(chosen)
-    say(report.summary(chosen))
+    say(env.summary(chosen))
 
 
 @task
 def down(c: Context) -> None:
     """Stop everything. The data stays."""
-    from stack import engine
+    from stack.engines import choose
 
-    with engine.exclusive(ROOT):
-        engine.choose(ROOT).stop()
+    with choose.changing(ROOT) as chosen:
+        chosen.stop()
 
 
 @task(help={"service": "The one to restart (default: all).", "timeout": "Seconds to wait (default: 60)."})
 def restart(c: Context, service: str = "", timeout: int = 60) -> None:
     """Restart one service, or all, and return when everything is usable."""
-    from stack import engine, ready
-    from stack.talk import say
+    from stack.engines import choose
+    from stack.ground.talk import say
+    from stack.verbs import wait
 
-    with engine.exclusive(ROOT):
-        chosen = engine.choose(ROOT)
+    with choose.changing(ROOT) as chosen:
         chosen.restart(service)
-        ready.wait_usable(chosen, timeout)
+        wait.wait_usable(chosen, timeout)
     say("Everything is usable again.")
 
 
 @task(help={"json": "Print JSON."})
 def status(c: Context, json: bool = False) -> None:
     """Show what is running; exit code 0 when all is healthy, 3 when nothing runs, 1 otherwise."""
-    from stack import engine, report
+    from stack.engines import choose
+    from stack.verbs import status
 
-    if code := report.status(engine.choose(ROOT), as_json=json):
+    if code := status.status(choose.choose(ROOT), as_json=json):
         raise Exit(code=code)
 
 
@@ -77,21 +78,23 @@ def status(c: Context, json: bool = False) -> None:
 )
 def logs(c: Context, service: str = "", follow: bool = False, tail: str = "all") -> None:
     """Show the logs."""
-    from stack import engine, process
+    from stack.engines import choose
+    from stack.ground import run
 
-    number = cli.lines(tail)
-    argv = engine.choose(ROOT).logs(service, follow=follow, tail=number)
+    number = invoke_bent.lines(tail)
+    argv = choose.choose(ROOT).logs(service, follow=follow, tail=number)
     if sys.stdout.isatty():
-        process.become(argv)
-    raise Exit(code=process.relay(argv))
+        run.become(argv)
+    raise Exit(code=run.relay(argv))
 
 
 @task(help={"timeout": "Seconds to wait (default: 60)."})
 def wait_healthy(c: Context, timeout: int = 60) -> None:
     """Wait until everything is usable, or say which service is not, and why."""
-    from stack import engine, ready
+    from stack.engines import choose
+    from stack.verbs import wait
 
-    ready.wait_usable(engine.choose(ROOT), timeout)
+    wait.wait_usable(choose.choose(ROOT), timeout)
 
 
 @task(
@@ -100,27 +103,30 @@ def wait_healthy(c: Context, timeout: int = 60) -> None:
 )
 def psql(c: Context, command: list[str], file: str = "") -> None:
     """Open psql in the database, or run SQL from -c, -f or stdin, ending at the first error; -- OPTIONS are psql's."""
-    from stack import engine, postgres
+    from stack.engines import choose
+    from stack.verbs import psql
 
-    postgres.psql(engine.choose(ROOT), command, file, cli.words_for_psql())
+    psql.psql(choose.choose(ROOT), command, file, invoke_bent.words_for_psql())
 
 
 @task(help={"format": "dotenv, shell or json (default: dotenv)."})
 def env(c: Context, format: str = "dotenv") -> None:
     """Print connection settings for other programs, password included."""
-    from stack import engine, report
-    from stack.talk import give
+    from stack.engines import choose
+    from stack.ground.talk import give
+    from stack.verbs import env
 
-    give(report.env(engine.choose(ROOT), format))
+    give(env.env(choose.choose(ROOT), format))
 
 
 @task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
 def seed(c: Context, yes: bool = False) -> None:
     """Apply seed/*.sql in name order, all files or none; sessions on the database are told and ended."""
-    from stack import dumps, engine
+    from stack.engines import choose
+    from stack.verbs import load
 
-    with engine.exclusive(ROOT):
-        dumps.seed(engine.choose(ROOT), yes=yes)
+    with choose.changing(ROOT) as chosen:
+        load.seed(chosen, yes=yes)
 
 
 @task(
@@ -131,9 +137,11 @@ def seed(c: Context, yes: bool = False) -> None:
 )
 def dump(c: Context, file: str = "") -> None:
     """Write the whole database to a file that any engine can load."""
-    from stack import dumps, engine, formats
+    from stack.engines import choose
+    from stack.sql import formats
+    from stack.verbs import dump
 
-    dumps.dump(engine.choose(ROOT), file or formats.redirected())
+    dump.dump(choose.choose(ROOT), file or formats.redirected())
 
 
 @task(
@@ -156,11 +164,11 @@ def load(
     trust: bool = False,
 ) -> None:
     """Bring a dump or a file of SQL into the database, all or nothing."""
-    from stack import dumps, engine
+    from stack.engines import choose
+    from stack.verbs import load
 
-    with engine.exclusive(ROOT):
-        chosen = engine.choose(ROOT)
-        dumps.load(chosen, file, clean=clean, yes=yes, encoding=encoding, database=database, trust=trust)
+    with choose.changing(ROOT) as chosen:
+        load.load(chosen, file, clean=clean, yes=yes, encoding=encoding, database=database, trust=trust)
 
 
 @task(
@@ -172,10 +180,11 @@ def load(
 )
 def snapshot(c: Context, name: str = "", message: str = "", replace: bool = False) -> None:
     """Save the database as it is now, for `restore`; sessions on it are told and ended."""
-    from stack import engine, snapshots
+    from stack.engines import choose
+    from stack.verbs import snapshots
 
-    with engine.exclusive(ROOT):
-        snapshots.take(engine.choose(ROOT), name, message=message, overwrite=replace)
+    with choose.changing(ROOT) as chosen:
+        snapshots.take(chosen, name, message=message, overwrite=replace)
 
 
 @task(
@@ -187,50 +196,54 @@ def snapshot(c: Context, name: str = "", message: str = "", replace: bool = Fals
 )
 def restore(c: Context, name: str = "", keep: bool = False, yes: bool = False) -> None:
     """Put a snapshot in the place of the database; `undo` brings back what is in it now, until the next such step."""
-    from stack import engine, snapshots
+    from stack.engines import choose
+    from stack.verbs import snapshots
 
-    with engine.exclusive(ROOT):
-        snapshots.restore(engine.choose(ROOT), name, keep=keep, yes=yes)
+    with choose.changing(ROOT) as chosen:
+        snapshots.restore(chosen, name, keep=keep, yes=yes)
 
 
 @task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
 def undo(c: Context, yes: bool = False) -> None:
     """Bring back what the last load --clean, seed, restore or drop-snapshot replaced; typed again it undoes itself."""
-    from stack import engine, undo
+    from stack.engines import choose
+    from stack.verbs import undo
 
-    with engine.exclusive(ROOT):
-        undo.undo(engine.choose(ROOT), yes=yes)
+    with choose.changing(ROOT) as chosen:
+        undo.undo(chosen, yes=yes)
 
 
 @task(help={"json": "Print JSON."})
 def snapshots(c: Context, json: bool = False) -> None:
     """List the snapshots, the newest first."""
-    from stack import engine, report
+    from stack.engines import choose
+    from stack.verbs import snapshots
 
-    report.snapshots(engine.choose(ROOT), as_json=json)
+    snapshots.print_list(choose.choose(ROOT), as_json=json)
 
 
 @task(help={"name": "Which snapshot.", **YES})
 def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
     """DELETE A SNAPSHOT; the database is not touched, and `undo` brings the snapshot back, until the next such step."""
-    from stack import engine, snapshots
+    from stack.engines import choose
+    from stack.verbs import snapshots
 
-    with engine.exclusive(ROOT):
-        snapshots.drop(engine.choose(ROOT), name, yes=yes)
+    with choose.changing(ROOT) as chosen:
+        snapshots.drop(chosen, name, yes=yes)
 
 
 @task(help={"dry-run": "Only show what would go.", **YES})
 def reset(c: Context, yes: bool = False, dry_run: bool = False) -> None:
     """Start over: stop everything, DELETE ALL DATA, start, seed."""
-    from stack import dumps, engine, ready, wipe
+    from stack.engines import choose
+    from stack.verbs import load, up, wipe
 
-    with engine.exclusive(ROOT):
-        chosen = engine.choose(ROOT)
-        wipe.ask_and_wipe(chosen, yes=yes, dry_run=dry_run, prepare=lambda freed: ready.prepare(chosen, freed))
+    with choose.changing(ROOT) as chosen:
+        wipe.ask_and_wipe(chosen, yes=yes, dry_run=dry_run, prepare=lambda freed: up.prepare(chosen, freed))
         if dry_run:
             return
-        ready.bring_up(chosen, 60, pull=False, wait=True)
-        dumps.seed(chosen)
+        up.bring_up(chosen, 60, pull=False, wait=True)
+        load.seed(chosen)
 
 
 @task(
@@ -242,18 +255,19 @@ def reset(c: Context, yes: bool = False, dry_run: bool = False) -> None:
 )
 def reset_data(c: Context, service: str = "", yes: bool = False, dry_run: bool = False) -> None:
     """Stop everything and DELETE THE DATA of the database, of Convex, or of both."""
-    from stack import engine, wipe
+    from stack.engines import choose
+    from stack.verbs import wipe
 
-    with engine.exclusive(ROOT):
-        wipe.ask_and_wipe(engine.choose(ROOT), service, yes=yes, dry_run=dry_run)
+    with choose.changing(ROOT) as chosen:
+        wipe.ask_and_wipe(chosen, service, yes=yes, dry_run=dry_run)
 
 
 @task(help={"fix": "Mend what can be mended safely; never deletes data.", "json": "Print JSON."})
 def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
     """Check everything that is known to go wrong, one line each with its cure; exit code 1 when anything failed."""
-    from stack import doctor
+    from stack.doctor import run
 
-    if code := doctor.doctor(ROOT, fix=fix, as_json=json):
+    if code := run.doctor(ROOT, fix=fix, as_json=json):
         raise Exit(code=code)
 
 
@@ -265,25 +279,29 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
 )
 def init(c: Context, isolated: bool = False, password: bool = False) -> None:
     """Write .env from .env.example; one that is there is kept."""
-    from stack import engine, init
-    from stack.talk import say
+    from stack.ground import lock
+    from stack.ground.talk import say
+    from stack.verbs import init
 
-    with engine.exclusive(ROOT):
+    with lock.exclusive(ROOT):
         say(init.init(ROOT, isolated=isolated, password=password))
 
 
 @task
 def admin_key(c: Context) -> None:
     """Print a new admin key of the Convex backend."""
-    from stack import engine
-    from stack.talk import give
+    from stack.engines import choose
+    from stack.engines.base import need
+    from stack.ground.talk import give
 
-    give(engine.choose(ROOT).admin_key())
+    chosen = choose.choose(ROOT)
+    give(need(chosen.convex, chosen).key())
 
 
 @task
 def dashboard(c: Context) -> None:
     """Open the Convex dashboard in the browser."""
-    from stack import engine, report
+    from stack.engines import choose
+    from stack.verbs import env
 
-    report.open_dashboard(engine.choose(ROOT))
+    env.open_dashboard(choose.choose(ROOT))

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import psycopg
 
 from bench.sites import Failed, Site, run
-from stack import rights
-from stack.compose import Docker
-from stack.embedded import Embedded
+from stack.engines.docker.engine import Docker
+from stack.engines.embedded import rights
+from stack.engines.embedded.engine import Embedded
 
 Measure = Callable[[Site], float]
 """Does the thing once and returns the seconds that it took."""
@@ -118,7 +118,7 @@ def hand(site: Site, *args: str) -> float:
 
 def by_account(site: Site, argv: list[str]) -> float:
     """Run a program of PostgreSQL's as whom the engine runs the server, and return the seconds that it took."""
-    account = Embedded(site.settings, site.root).account
+    account = Embedded(site.settings, site.root).home.account
     way = rights.way(account, site.root / "data" / "hand", Path(site.settings.bin_dir).resolve())
     return run(site.root, *way.prefix, *argv, env=way.env, rights=way.rights)
 
@@ -150,10 +150,10 @@ def initdb_by_hand(site: Site) -> float:
     engine, where, password = Embedded(site.settings, site.root), site.root / "data" / "hand", site.root / "password"
     password.write_text(f"{site.settings.password}\n")
     where.mkdir()
-    if engine.account:
+    if engine.home.account:
         for path in (where, password):
-            os.chown(path, engine.account.uid, engine.account.gid)
-    return by_account(site, engine.initdb(where, password)) + hand(site, "start")
+            os.chown(path, engine.home.account.uid, engine.home.account.gid)
+    return by_account(site, engine.home.initdb(where, password)) + hand(site, "start")
 
 
 def nothing(_site: Site) -> None:
@@ -173,11 +173,11 @@ def compose(*args: str, layers: tuple[str, ...] = ("dev",)) -> Measure:
 def preflight(site: Site) -> float:
     """Look for what would fail a start, as `invoke up` does before it; the list of containers it needs anyway."""
     engine = Docker(site.settings, site.root)
-    rows = engine._rows()
+    rows = engine.containers.rows()
     start = time.perf_counter()
-    engine.check_machine()
-    engine._holders(engine._guarded(), rows, starting=True)
-    engine._foresee(rows, None)
+    engine.containers.check_machine()
+    engine.data.others.on(engine.plan.guarded(), rows, starting=True)
+    engine.preflight._foresee(rows, None)
     return time.perf_counter() - start
 
 

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from stack import settings
-from stack.process import Rights
-from stack.programs import server_programs
+from stack.ground import settings
+from stack.ground.run import Rights
+from stack.server.programs import server_programs
 
 IMAGES = ("POSTGRES_IMAGE", "CONVEX_BACKEND_IMAGE", "CONVEX_DASHBOARD_IMAGE")
 STAND_INS = ("standin/postgres:17", "standin/convex-backend:latest", "standin/convex-dashboard:latest")

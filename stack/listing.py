@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from invoke.collection import Collection
 from invoke.program import Program
 
-from stack.talk import give
+from stack.ground.talk import give
 from stack.usage import WORDS
 
 GROUPS = {

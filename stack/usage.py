@@ -12,7 +12,7 @@ from invoke.exceptions import Exit
 from invoke.parser import ParserContext
 from invoke.program import Program
 
-from stack.process import Refused
+from stack.ground.errors import Refused
 
 WORDS = ("service", "file", "name")
 """The options whose value may stand without the option."""

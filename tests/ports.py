@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import cycle
 
-from stack.ports import is_free
+from stack.ground.ports import is_free
 
 _NUMBERS = cycle(range(20_000, 32_000))
 _KEPT = ExitStack()

@@ -20,7 +20,7 @@ from typing import IO, Any
 import psycopg
 from dotenv import dotenv_values
 
-from stack.settings import DEFAULTS, PORTS
+from stack.ground.settings import DEFAULTS, PORTS
 from tests.ports import own_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]

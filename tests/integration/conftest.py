@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stack import settings
-from stack.engine import exclusive
-from stack.programs import server_programs
+from stack.ground import settings
+from stack.ground.lock import exclusive
+from stack.server.programs import server_programs
 from tests.integration import checkout
 from tests.integration.checkout import ALONE, run, snapshot, succeed, unique
 

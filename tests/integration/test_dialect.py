@@ -14,9 +14,10 @@ from dotenv import dotenv_values
 from hypothesis import HealthCheck, Phase, assume, example, given, note, reject, settings
 from hypothesis import strategies as st
 
-from stack.compose import Docker
-from stack.process import Refused
-from stack.settings import DEFAULTS, PORTS, load, read_env_file, refusals
+from stack.engines.docker.engine import Docker
+from stack.ground.dotenv import read_env_file, refusals
+from stack.ground.errors import Refused
+from stack.ground.settings import DEFAULTS, PORTS, load
 from tests.integration.checkout import environment
 
 pytestmark = pytest.mark.usefixtures("compose")
@@ -121,7 +122,7 @@ def test_every_setting_is_the_same_to_invoke_and_to_plain_compose(
         wanted = load(root, environ)
     except Refused:
         reject()
-    own = Docker(wanted, root).compose("config", "--format", "json")
+    own = Docker(wanted, root).plan.compose("config", "--format", "json")
     layers = ["-f", "docker-compose.yml", "-f", "docker-compose.dev.yml"]
     for argv in (own, ["docker", "compose", *layers, "config", "--format", "json"]):
         config = resolved(argv, root, environ)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from stack import places, settings
-from stack.compose import Docker
+from stack.engines.docker.engine import Docker
+from stack.ground import settings
+from stack.server import pgdata
 from tests.integration.checkout import configure, containers, docker, fail, run, sql, succeed, unique, value
 from tests.integration.conftest import copy_for
 
@@ -176,12 +177,12 @@ def test_what_a_container_sees_of_it_is_judged_alike(broken: Path, monkeypatch: 
     if value(broken, "STACK_ENGINE") != "docker":
         pytest.skip("the user may look there")
 
-    def may_not(_path: Path) -> places.Contents:
+    def may_not(_path: Path) -> pgdata.Contents:
         raise PermissionError
 
-    seen = places.contents(leaf(broken))
-    monkeypatch.setattr(places, "contents", may_not)
-    through = Docker(settings.load(broken, {}), broken).contents()
+    seen = pgdata.contents(leaf(broken))
+    monkeypatch.setattr(pgdata, "contents", may_not)
+    through = Docker(settings.load(broken, {}), broken).data.contents()
     assert through
     assert (through.files, through.files_size, through.complete) == (seen.files, seen.files_size, True)
     assert abs(through.size - seen.size) < 1_000_000

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from stack.process import Refused
-from stack.settings import load
+from stack.ground.errors import Refused
+from stack.ground.settings import load
 
 SECRET, HEX = "Sesam-4711-oeffne", "5e5a" * 16
 PARTS = (*SECRET.split("-"), "5e5a5e5a")

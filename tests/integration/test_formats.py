@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from stack import settings
-from stack.programs import server_programs
+from stack.ground import settings
+from stack.server.programs import server_programs
 from tests.integration.checkout import (
     configure,
     containers,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.settings import PORTS
+from stack.ground.settings import PORTS
 from tests.integration.checkout import configure, containers, docker, fail, run, sql, succeed, value
 from tests.integration.conftest import Make
 

@@ -15,10 +15,10 @@ import psutil
 import psycopg
 import pytest
 
-from stack import settings
-from stack.engine import exclusive
-from stack.ports import is_free
-from stack.programs import server_programs
+from stack.ground import settings
+from stack.ground.lock import exclusive
+from stack.ground.ports import is_free
+from stack.server.programs import server_programs
 from tests.integration.checkout import (
     ALONE,
     INVOKE,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.checkout import configure, containers, fail
+from tests.integration.checkout import configure, containers, fail, succeed, value
 
 COMMANDS = [
     ("up",), ("down",), ("restart",), ("status",), ("logs",), ("wait-healthy",), ("psql", "-c", "SELECT 1"),
@@ -17,7 +17,7 @@ COMMANDS = [
 def test_a_layer_that_is_missing(copy: Path) -> None:
     fail(copy, 2, "up", "--layers", "dev,nosuch", saying=("docker-compose.nosuch.yml", "dev"))
     configure(copy, STACK_LAYERS="nosuch")
-    for command in ("up", "down", "status", "env"):
+    for command in ("up", "status", "env"):
         fail(copy, 2, command, saying=("docker-compose.nosuch.yml",))
     assert containers(copy) == {}
 
@@ -77,3 +77,46 @@ def test_docker_does_not_answer(with_data: Path, command: tuple[str, ...]) -> No
     said = fail(with_data, 1, *command, env={"DOCKER_HOST": "unix:///nonexistent"}, saying=("Docker does not answer",))
     assert "pull" not in said
     assert (with_data / "data/pg/canary").exists()
+
+
+@pytest.mark.alone
+def test_a_layer_whose_file_is_gone_does_not_keep_the_stack_from_stopping(copy: Path) -> None:
+    (copy / "docker-compose.mine.yml").write_text("services: {postgres: {labels: {mine: yes}}}\n")
+    succeed(copy, "up", "--layers", "dev,alone,mine")
+    (copy / "docker-compose.mine.yml").unlink()  # as another branch of git does
+    configure(copy, STACK_LAYERS="dev,alone,mine")
+    fail(copy, 2, "up", saying=("docker-compose.mine.yml does not exist",))
+    succeed(copy, "down")
+    assert not containers(copy)
+
+
+@pytest.mark.alone
+def test_a_port_that_nothing_uses_refuses_nothing_and_one_that_two_use_is_named(copy: Path) -> None:
+    port = value(copy, "POSTGRES_PORT")
+    configure(copy, CONVEX_PORT=port)
+    succeed(copy, "up")  # without Convex
+    succeed(copy, "down")
+    configure(copy, STACK_LAYERS="dev")
+    fail(copy, 2, "up", saying=(f"POSTGRES_PORT and CONVEX_PORT are the same port, {port}", "Nothing was started"))
+    configure(copy, STACK_LAYERS="dev,alone")
+    succeed(copy, "up")
+
+
+MOVED = """
+services:
+  postgres:
+    volumes: !override [./data/other:/var/lib/postgresql/data]
+"""
+
+
+@pytest.mark.alone
+def test_the_version_is_looked_up_where_a_layer_has_put_the_cluster(copy: Path) -> None:
+    (copy / "docker-compose.moved.yml").write_text(MOVED)
+    configure(copy, STACK_LAYERS="dev,alone,moved")
+    for leaf in ("pg", "other"):
+        (copy / "data" / leaf).mkdir()
+    (copy / "data" / "other" / "PG_VERSION").write_text("16\n")
+    fail(copy, 1, "up", saying=(f"{copy / 'data' / 'other'} cannot be used", "made by PostgreSQL 16"))
+    (copy / "data" / "other" / "PG_VERSION").unlink()
+    (copy / "data" / "pg" / "PG_VERSION").write_text("16\n")  # which nothing uses
+    succeed(copy, "up")

@@ -7,10 +7,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack import engine as engines
-from stack.engine import Engine
-from stack.process import StackError
-from stack.ready import LoginFailed, login
+from stack.engines import choose
+from stack.engines.base import Engine
+from stack.ground.errors import StackError
+from stack.server.session import LoginFailed
+from stack.verbs.login import login
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -18,7 +19,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 def pytest_sessionstart(session: pytest.Session) -> None:
     """End in one line, with the cure, when there is nothing to test, or nobody is let in."""
     try:
-        engine = engines.choose()
+        engine = choose.choose()
         if all(service.state == "not started" for service in engine.services()):
             pytest.exit("No stack runs here to test. Type `invoke up`, then `nox -s smoke`.", returncode=1)
         if endpoint := engine.endpoint():
@@ -33,7 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def engine() -> Engine:
-    return engines.choose()
+    return choose.choose()
 
 
 @pytest.fixture(scope="session")

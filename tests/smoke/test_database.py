@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from stack.engine import Engine
+from stack.engines.base import Engine, need
 from tests.smoke.conftest import Connection
 
 
@@ -89,5 +89,5 @@ def test_commits_reach_the_disk_and_the_disk_is_the_mounted_directory(db: Connec
     mounts = str(value(db, "SELECT pg_read_file('/proc/self/mountinfo')")).splitlines()
     (mount,) = [line.split() for line in mounts if line.split()[4] == directory]
     root, filesystem = mount[3], mount[mount.index("-") + 1]
-    assert root.endswith(f"/data/{engine.directories()['pg'].name}")
+    assert root.endswith(f"/data/{need(engine.data, engine).place().name}")
     assert filesystem not in ("overlay", "tmpfs")

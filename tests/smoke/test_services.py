@@ -4,11 +4,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from stack.engine import Engine
+from stack.engines.base import Engine
 
 
 def page(engine: Engine, service: str, port: int, path: str) -> str:
-    base = engine.url(service, port)
+    base = engine.page(service, port)
     if not base:
         pytest.skip(f"the {engine.name} engine has no {service}")
     with urlopen(base + path, timeout=10) as response:  # noqa: S310 - the address is the stack's own

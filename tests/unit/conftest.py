@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stack import settings
-from stack.embedded import Embedded
-from stack.programs import server_programs
+from stack.engines.embedded.engine import Embedded
+from stack.ground import settings
+from stack.server.programs import server_programs
 from tests.ports import own_port
 
 

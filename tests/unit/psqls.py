@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psycopg
 
-from stack.embedded import Embedded
-from stack.process import environment
-from stack.script import Script
+from stack.engines.embedded.engine import Embedded
+from stack.ground.run import environment
+from stack.sql.script import Script
 
 
 @dataclass

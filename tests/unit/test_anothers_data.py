@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import guards, ready
-from stack.embedded import Embedded
+from stack.engines.embedded.engine import Embedded
+from stack.server import processes
+from stack.verbs import up
 from tests.unit.conftest import embedded
 from tests.unit.test_rights import INVOKE, variables
 
@@ -38,12 +39,12 @@ def copy(programs: Path) -> Iterator[Path]:
 @pytest.fixture
 def engine(programs: Path, copy: Path) -> Iterator[Embedded]:
     with embedded(programs, copy) as made:
-        made.directory.mkdir()
-        os.chown(made.directory, 65534, 65534)
+        made.home.directory.mkdir()
+        os.chown(made.home.directory, 65534, 65534)
         lines = {"STACK_ENGINE": "embedded", "POSTGRES_PORT": made.settings.ports["POSTGRES_PORT"],
                  "POSTGRES_BIN_DIR": f"'{programs}'"}  # fmt: skip
         (copy / ".env").write_text("".join(f"{name}={text}\n" for name, text in lines.items()))
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         for place in (copy, copy / "data", copy / ".env"):
             os.chown(place, 4321, 4321)
         yield made
@@ -61,7 +62,7 @@ def typed(said: str) -> list[str]:
 
 
 def test_a_server_that_runs_is_named_and_stopped_before_anything_changes_hands(engine: Embedded, copy: Path) -> None:
-    pid = engine.running("postgres")
+    pid = str(engine.postmaster.running().pid)
     with psycopg.connect(engine.endpoint().url(masked=False), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS n")
     for command in (("up",), ("logs",), ("doctor",)):
@@ -73,7 +74,7 @@ def test_a_server_that_runs_is_named_and_stopped_before_anything_changes_hands(e
         assert words.index(f"kill -INT {pid}") < words.index("chown -R")
     for words in typed(invoke(copy, "up").stderr):
         subprocess.run(["sh", "-c", words], check=True)
-        while engine._process() and "kill" in words:
+        while engine.postmaster.process() and "kill" in words:
             time.sleep(0.05)
     again = invoke(copy, "up")
     assert again.returncode == 0, again.stderr
@@ -98,16 +99,17 @@ def test_one_that_does_not_tell_where_it_works_is_a_possibility(engine: Embedded
     place = copy / "bin"
     place.mkdir()
     shutil.copy("/bin/sleep", place / "postgres")
-    with subprocess.Popen([place / "postgres", "60"], cwd=engine.directory, user=65534, group=65534) as other:
+    with subprocess.Popen([place / "postgres", "60"], cwd=engine.home.directory, user=65534, group=65534) as other:
         try:
-            code = "import sys, pathlib; from stack import guards; print(*guards.closed(pathlib.Path(sys.argv[1])))"
-            argv = [*ME, INVOKE[0], "-c", code, str(engine.directory)]
+            asked = "print(*processes.closed(pathlib.Path(sys.argv[1])))"
+            code = f"import sys, pathlib; from stack.server import processes; {asked}"
+            argv = [*ME, INVOKE[0], "-c", code, str(engine.home.directory)]
             said = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=copy, env=variables()).stdout
             assert re.search(rf"process [\d, ]*\b{other.pid}\b", said)  # other tests' servers may be nobody's too
             assert "may be" in said
             look = typed(said)[0]
             shown = subprocess.run(["sh", "-c", look], check=True, capture_output=True, text=True).stdout
-            assert str(engine.directory) in shown
+            assert str(engine.home.directory) in shown
         finally:
             other.kill()
-    assert guards.closed(engine.directory)
+    assert processes.closed(engine.home.directory)

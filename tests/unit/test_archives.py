@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from stack.archives import Archive, Entry, is_tar_of_pg_dump, listed
+from stack.sql.archives import Archive, Entry, is_tar_of_pg_dump, listed
 
 
 def of(database: str, *statements: str) -> Archive:

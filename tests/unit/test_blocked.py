@@ -14,9 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack import blocked, ready
-from stack.embedded import Embedded
-from stack.process import look, printable
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import printable
+from stack.ground.run import look
+from stack.server import waits
+from stack.verbs import up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("blocked")
@@ -25,12 +27,12 @@ pytestmark = pytest.mark.xdist_group("blocked")
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("blocked")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         with login(made) as session:
             session.execute("ALTER SYSTEM SET max_prepared_transactions = 5")
             session.execute("CREATE TABLE t (n int)")
         made.stop()
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         yield made
 
 
@@ -68,7 +70,7 @@ def test_a_session_is_named_with_what_it_does_and_since_when(
     holder.execute("LOCK TABLE\n t")
     with waiting(server, "SELECT FROM t") as session, login(server) as beside:
         pid = session.info.backend_pid
-        with blocked.watched(lambda: login(server), pid=pid):
+        with waits.watched(lambda: login(server), pid=pid):
             time.sleep(1.5)
             assert capsys.readouterr().err == ""
             time.sleep(1.5)
@@ -78,7 +80,7 @@ def test_a_session_is_named_with_what_it_does_and_since_when(
         assert "user postgres, database convex_poc), idle in transaction for" in said
         assert "s: LOCK TABLE t. Wait, or" in said
         assert said == printable(said)
-        assert blocked.blockers(beside, program="the waiter")
+        assert waits.blockers(beside, program="the waiter")
         typed(server, said)
     with pytest.raises(psycopg.OperationalError):
         holder.execute("SELECT 1")
@@ -92,7 +94,7 @@ def test_the_last_of_a_queue_is_told_who_is_first(server: Embedded) -> None:
             time.sleep(0.2)
             with waiting(server, "SELECT FROM t") as last:
                 time.sleep(0.2)
-                (said,) = blocked.blockers(beside, pid=last.info.backend_pid)
+                (said,) = waits.blockers(beside, pid=last.info.backend_pid)
                 assert said.startswith(f"pid {first.info.backend_pid} (first, ")
                 first.execute("COMMIT")
 
@@ -104,12 +106,12 @@ def test_a_prepared_transaction_is_named(server: Embedded) -> None:
         holder.execute("PREPARE TRANSACTION 'it''s \"mine\"'")
     with waiting(server, "SELECT FROM t") as session, login(server) as beside:
         time.sleep(0.2)
-        (said,) = blocked.blockers(beside, pid=session.info.backend_pid)
+        (said,) = waits.blockers(beside, pid=session.info.backend_pid)
         assert said.startswith('the prepared transaction it\'s "mine" of postgres in convex_poc, ')
         typed(server, said)
 
 
 def test_whoever_waits_for_nobody_is_told_nothing(server: Embedded) -> None:
     with login(server) as session, login(server) as beside:
-        assert blocked.blockers(beside, pid=session.info.backend_pid) == []
-        assert blocked.blockers(beside, program="nobody") == []
+        assert waits.blockers(beside, pid=session.info.backend_pid) == []
+        assert waits.blockers(beside, program="nobody") == []

@@ -14,7 +14,7 @@ from invoke.parser import Parser
 
 import tasks
 from stack import listing, usage
-from stack.settings import ROOT
+from stack.ground.settings import ROOT
 
 COLLECTION = Collection.from_module(tasks)
 CONTEXTS = COLLECTION.to_contexts()

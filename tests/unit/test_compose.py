@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 
-from stack import settings
-from stack.compose import Docker, _moment, _publishes, _version, explain
-from stack.process import Refused
-from stack.service import Endpoint
+from stack.engines.docker.containers import _moment
+from stack.engines.docker.engine import Docker
+from stack.engines.docker.published import publishes
+from stack.engines.docker.words import _version, explain
+from stack.ground import settings
+from stack.ground.errors import Refused
+from stack.server.address import Endpoint
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def docker(tmp_path: Path) -> Docker:
 
 
 def with_config(docker: Docker, **postgres: Any) -> Docker:
-    docker.__dict__["config"] = {"services": {"postgres": postgres}}
+    docker.plan.__dict__["config"] = {"services": {"postgres": postgres}}
     return docker
 
 
@@ -26,7 +29,7 @@ ENVIRONMENT = {"POSTGRES_USER": "u", "POSTGRES_PASSWORD": "p", "POSTGRES_DB": "d
 
 
 def test_every_compose_command_names_directory_env_file_and_layers_in_order(docker: Docker, tmp_path: Path) -> None:
-    assert docker.compose("ps", "-a") == [
+    assert docker.plan.compose("ps", "-a") == [
         "docker", "compose", "--project-directory", str(tmp_path), "--env-file", "/dev/null",
         "-f", str(tmp_path / "docker-compose.yml"), "-f", str(tmp_path / "docker-compose.dev.yml"), "ps", "-a",
     ]  # fmt: skip
@@ -34,12 +37,12 @@ def test_every_compose_command_names_directory_env_file_and_layers_in_order(dock
 
 def test_no_layers_is_the_base_alone(tmp_path: Path, docker: Docker) -> None:
     base = Docker(settings.load(tmp_path, {}, layers=""), tmp_path)
-    assert base.compose("up").count("-f") == 1
+    assert base.plan.compose("up").count("-f") == 1
 
 
 def test_a_layer_without_a_file_is_refused_and_the_others_are_named(tmp_path: Path, docker: Docker) -> None:
     with pytest.raises(Refused, match=r"docker-compose.nope.yml does not exist.* dev, mine"):
-        Docker(settings.load(tmp_path, {}, layers="nope"), tmp_path).compose("up")
+        Docker(settings.load(tmp_path, {}, layers="nope"), tmp_path).plan.compose("up")
 
 
 def test_the_address_is_the_one_that_compose_resolved(docker: Docker) -> None:
@@ -62,7 +65,7 @@ def test_the_data_directory_is_the_bind_mount_that_compose_resolved(docker: Dock
         {"type": "bind", "source": "/scripts", "target": "/scripts"},
         {"type": "volume", "source": "v", "target": "/v"},
     ]
-    assert with_config(docker, volumes=volumes).directories() == {"pg": Path("/elsewhere")}
+    assert with_config(docker, volumes=volumes).data.directories() == {"pg": Path("/elsewhere")}
 
 
 @pytest.mark.parametrize(
@@ -108,8 +111,8 @@ def test_dollars_that_compose_doubled_are_single_again(docker: Docker, monkeypat
     class Result:
         returncode, stdout = 0, printed
 
-    monkeypatch.setattr("stack.compose.look", lambda _argv: Result)
-    assert docker.config["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"] == "a$b$$c"
+    monkeypatch.setattr("stack.engines.docker.plan.look", lambda _argv: Result)
+    assert docker.plan.config["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"] == "a$b$$c"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_dollars_that_compose_doubled_are_single_again(docker: Docker, monkeypat
     ],
 )
 def test_who_publishes_a_port_is_read_from_docker_ps(ports: str, address: str, number: int, published: bool) -> None:
-    assert _publishes(ports, address, number) is published
+    assert publishes(ports, address, number) is published
 
 
 @pytest.mark.parametrize(
@@ -161,8 +164,8 @@ def test_versions_are_compared_as_integers(told: str, version: tuple[int, ...]) 
     ],
 )
 def test_a_port_that_docker_finds_taken_is_named_with_its_holder(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.compose.look", lambda _argv: Nothing)
-    monkeypatch.setattr("stack.ports.holder", lambda port, _address: f"the holder of {port}")
+    monkeypatch.setattr("stack.engines.docker.words.look", lambda _argv: Nothing)
+    monkeypatch.setattr("stack.ground.ports.holder", lambda port, _address: f"the holder of {port}")
     assert str(explain(said)).startswith("Port 6001 is taken by the holder of 6001. Stop that,")
 
 
@@ -170,7 +173,7 @@ def test_a_compose_that_is_too_old_is_the_reason_whatever_it_says(monkeypatch: p
     class Old:
         stdout = "2.17.3\n"
 
-    monkeypatch.setattr("stack.compose.look", lambda argv: Old if "compose" in argv else Nothing)
+    monkeypatch.setattr("stack.engines.docker.words.look", lambda argv: Old if "compose" in argv else Nothing)
     said = "services.postgres.healthcheck Additional property start_interval is not allowed"
     assert "Compose 2.17.3 is too old: the stack needs 2.24 or newer" in str(explain(said))
 
@@ -192,8 +195,8 @@ def test_a_registry_is_asked_for_the_digest(
         def __init__(self, argv: list[str], **_options: object) -> None:
             self.stderr = f"no {argv[-1]} here\n"
 
-    monkeypatch.setattr("stack.compose.look", Nowhere)
-    assert docker.unobtainable(image) == f"no {asked} here"
+    monkeypatch.setattr("stack.engines.docker.images.look", Nowhere)
+    assert docker.images.why_not(image) == f"no {asked} here"
 
 
 ROW = {"project": "convex-poc", "state": "running", "ports": "", "name": "mine"}
@@ -211,6 +214,8 @@ ROW = {"project": "convex-poc", "state": "running", "ports": "", "name": "mine"}
 def test_a_port_of_our_own_is_not_taken(
     docker: Docker, monkeypatch: pytest.MonkeyPatch, row: dict[str, str], taken: str
 ) -> None:
-    monkeypatch.setattr("stack.ports.why_not_free", lambda _address, port: f"Port {port} is taken by the process")
-    assert taken in docker._taken("127.0.0.1", 6001, [{**ROW, **row}])
-    assert bool(taken) == bool(docker._taken("127.0.0.1", 6001, [{**ROW, **row}]))
+    monkeypatch.setattr(
+        "stack.ground.ports.why_not_free", lambda _address, port: f"Port {port} is taken by the process"
+    )
+    assert taken in docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}])
+    assert bool(taken) == bool(docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}]))

@@ -16,10 +16,16 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from stack import doctor, engine, places, ready, settings, snapshots
-from stack.embedded import Embedded
-from stack.process import StackError
-from stack.programs import server_programs
+from stack.doctor import case, on_data, on_database, run
+from stack.engines import choose
+from stack.engines.docker.engine import Docker
+from stack.engines.embedded.engine import Embedded
+from stack.ground import disk, settings
+from stack.ground.errors import StackError
+from stack.server import pgdata, session
+from stack.server.programs import server_programs
+from stack.verbs import store
+from stack.verbs import up as up_room
 from tests.ports import own_port
 
 pytestmark = pytest.mark.xdist_group("doctor")  # they share a server
@@ -79,12 +85,12 @@ def embedded(root: Path) -> Embedded:
     """Return the engine as the settings are now; one object for each checkout, whose child the server is."""
     found = settings.load(root, {})
     made = SERVERS.setdefault(root, Embedded(found, root))
-    made.settings = found
+    made.settings = made.home.settings = found
     return made
 
 
 def up(root: Path) -> None:
-    ready.bring_up(embedded(root), 30, pull=False, wait=True)
+    up_room.bring_up(embedded(root), 30, pull=False, wait=True)
 
 
 def sql(root: Path, *statements: str, **other: Any) -> None:
@@ -108,7 +114,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Any:
 
     def ask(root: Path, *, fix: bool = False) -> Report:
         capsys.readouterr()
-        code = doctor.doctor(root, fix=fix, as_json=True)
+        code = run.doctor(root, fix=fix, as_json=True)
         printed = capsys.readouterr()
         found = json.loads(printed.out)["findings"]
         assert all(row["state"] in ("ok", "warning", "failed", "skipped") for row in found)
@@ -124,40 +130,40 @@ def test_a_stack_in_good_health(root: Path, ask: Any) -> None:
     report = ask(root)
     assert report.code == 0
     assert {row["state"] for row in report.findings.values()} == {"ok"}
-    assert set(doctor.CHECKS) == set(report.findings)
+    assert {each.name for each in run.every(case.Case(root))} == set(report.findings)
 
 
 def test_one_line_each_with_the_cure(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / ".env").chmod(0o644)
-    assert doctor.doctor(root, fix=False, as_json=False) == 0
+    assert run.doctor(root, fix=False, as_json=False) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(doctor.CHECKS)
+    assert len(lines) == len(run.every(case.Case(root)))
     (warning,) = (line for line in lines if line.startswith("warning"))
     assert "env secrets" in warning
     assert "mode 644" in warning
     assert f"chmod 600 '{root}/.env'" in warning
 
 
-def test_every_check_comes_after_those_that_it_needs() -> None:
-    names = list(doctor.CHECKS)
-    for name, check in doctor.CHECKS.items():
-        assert all(names.index(needed) < names.index(name) for needed in check.needs)
-        assert all(check.texts), f"{name} does not say what it wants and what to do"
+def test_every_check_comes_after_those_that_it_needs_and_says_what_it_wants() -> None:
+    names = [each.name for each in run.told()]
+    assert len(names) == len(set(names))
+    for each in run.told():
+        assert all(names.index(needed) < names.index(each.name) for needed in each.needs)
+        assert all(each.texts), f"{each.name} does not say what it wants and what to do"
 
 
 def test_the_readme_has_the_table_of_the_checks() -> None:
     readme = (settings.ROOT / "README.md").read_text()
-    assert doctor.table() in readme, "make it anew: python -c 'from stack.doctor import table; print(table())'"
+    assert run.table() in readme, "make it anew: python -c 'from stack.doctor.run import table; print(table())'"
 
 
 def test_a_check_that_breaks_is_a_failed_line(root: Path, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for error in (StackError("What.", cure="Cure."), OSError("gone"), ready.LoginFailed("gone")):
+    for error in (StackError("What.", cure="Cure."), OSError("gone"), session.LoginFailed("gone")):
 
-        def broken(case: doctor.Case, error: Exception = error) -> doctor.Findings:
+        def broken(_path: Path, error: Exception = error) -> int:
             raise error
-            yield
 
-        monkeypatch.setitem(doctor.CHECKS, "disk", doctor.Check(broken, (), elsewhere=False))
+        monkeypatch.setattr(on_data.places, "free", broken)
         report = ask(root)
         assert report.code == 1
         assert report["disk"]["state"] == "failed"
@@ -193,7 +199,7 @@ def test_what_cannot_be_mended_is_said_once_and_hinders_nothing_else(
     def refuse(_engine: object) -> None:
         raise StackError("The disk says no.")
 
-    monkeypatch.setattr(doctor, "sweep", refuse)
+    monkeypatch.setattr(on_data, "sweep", refuse)
     (down / "data" / ".wiped-embedded-1").mkdir()
     (down / ".env").chmod(0o644)
     report = ask(down, fix=True)
@@ -345,21 +351,14 @@ def test_data_of_another_major_version(down: Path, ask: Any) -> None:
         up(down)
 
 
-def test_an_image_that_is_too_new_for_the_stack(down: Path, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Embedded, "major", lambda _self: 18)
-    report = ask(down)
-    assert report["data version"]["state"] == "failed"
-    assert "Set POSTGRES_IMAGE back to PostgreSQL 17" in report["data version"]["cure"]
-
-
 def without_tables(root: Path) -> None:
     """Make a cluster as it is before the database is made."""
     for path in (root / "data" / "embedded" / "base").iterdir():
-        if not path.name.isdigit() or int(path.name) >= places.FIRST_MADE_LATER:
+        if not path.name.isdigit() or int(path.name) >= pgdata.FIRST_MADE_LATER:
             shutil.rmtree(path)
         else:
             for made_later in path.glob("[1-9][0-9][0-9][0-9][0-9]*"):
-                assert int(made_later.name[:5]) < places.FIRST_MADE_LATER
+                assert int(made_later.name[:5]) < pgdata.FIRST_MADE_LATER
 
 
 @pytest.mark.parametrize("name", ["PG_VERSION", "global/pg_control", "global/1262", "pg_xact", "pg_hba.conf"])
@@ -399,10 +398,12 @@ IMAGES_HBA = "# comment\nlocal all all trust\nhost all all 127.0.0.1/32 trust\nh
     [("", True), ("host all all all scram-sha-256\n", False), ("include mine.conf\n", False)],
 )
 def test_a_container_that_lets_nobody_in_is_half_made(lines: str, half: bool) -> None:
-    files = {"": "\n".join(doctor.HALLS), "postgresql.conf": "", **dict.fromkeys(doctor.CORNERSTONES, "17")}
+    files = {"": "\n".join(on_data.HALLS), "postgresql.conf": "", **dict.fromkeys(on_data.CORNERSTONES, "17")}
     files["pg_hba.conf"] = IMAGES_HBA + lines
-    assert bool(doctor._half_made(files, "docker")) is half
-    assert not doctor._half_made(files, "embedded")
+    for engine in (Docker(settings.load(), settings.ROOT), Embedded(settings.load(), settings.ROOT)):
+        looked_at = case.Case(settings.ROOT)
+        looked_at.__dict__ |= {"engine": engine, "cluster": files}
+        assert bool(on_data._half_made(looked_at)) is (half and engine.name == "docker")
 
 
 def test_leftovers_of_dead_runs(down: Path, ask: Any) -> None:
@@ -529,27 +530,27 @@ def test_a_page_that_the_disk_changed(root: Path, ask: Any) -> None:
 def test_transaction_ids_that_run_out(
     root: Path, ask: Any, monkeypatch: pytest.MonkeyPatch, old: int, state: str
 ) -> None:
-    monkeypatch.setattr(doctor, "AGEING", 0)
-    monkeypatch.setattr(doctor, "OLD", old)
+    monkeypatch.setattr(on_database, "AGEING", 0)
+    monkeypatch.setattr(on_database, "OLD", old)
     assert ask(root)["transaction ids"]["state"] == state
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3600, "s behind"), (-3600, "s ahead of")])
 def test_a_clock_that_is_off(root: Path, ask: Any, monkeypatch: pytest.MonkeyPatch, seconds: int, words: str) -> None:
-    monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: time.time() + seconds))
+    monkeypatch.setattr(on_database, "time", SimpleNamespace(time=lambda: time.time() + seconds))
     report = ask(root)
     assert report["clock"]["state"] == "warning"
     assert words in report["clock"]["message"]
 
 
 def test_no_room_for_a_snapshot(root: Path, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "free", lambda _path: places.NEARLY_FULL + 10**6)
+    monkeypatch.setattr(disk, "free", lambda _path: disk.NEARLY_FULL + 10**6)
     assert ask(root)["snapshot room"]["state"] == "warning"
 
 
 def test_a_copy_that_a_dead_command_left(root: Path, ask: Any) -> None:
     name = "stack-making-" + 32 * "0"
-    sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false CONNECTION LIMIT {snapshots.MARK}', dbname="template1")
+    sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false CONNECTION LIMIT {store.MARK}', dbname="template1")
     report = ask(root)
     assert report["unfinished copies"]["state"] == "warning"
     assert f"no longer wanted: {name} (" in report["unfinished copies"]["message"]
@@ -572,7 +573,7 @@ def test_files_that_a_killed_server_left(root: Path, ask: Any) -> None:
 
 
 def test_little_shared_memory(root: Path, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Embedded, "shared_memory", lambda _self: 64 << 20)
+    monkeypatch.setattr("stack.engines.embedded.checks.SHARED_MEMORY", 1 << 60)
     assert ask(root)["shared memory"]["state"] == "warning"
 
 
@@ -601,5 +602,5 @@ def test_somebody_elses_server(root: Path, tmp_path: Path, ask: Any, monkeypatch
 
 def test_no_secret_is_in_what_python_shows_of_an_object(root: Path) -> None:
     write(root, POSTGRES_PASSWORD="hunter2", DATABASE_URL="postgresql://u:hunter2@h/d")
-    chosen = engine.choose(root)
+    chosen = choose.choose(root)
     assert "hunter2" not in repr(settings.load(root)) + repr(chosen.endpoint())

@@ -18,10 +18,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import dumps, ready
-from stack.embedded import Embedded
-from stack.postgres import interruptible
-from stack.process import Refused, StackError
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import Refused, StackError
+from stack.verbs import dump, up
+from stack.verbs.psql import interruptible
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("dump places")  # they share a server
@@ -32,7 +32,7 @@ MAGIC = b"PGDMP"
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("places")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         with psycopg.connect(made.endpoint().url(masked=False), autocommit=True) as session:
             # Nothing that compresses, so that a pipe (64 kB) does not hold it.
             session.execute(
@@ -46,13 +46,9 @@ def engine(server: Embedded, tmp_path: Path) -> Embedded:
     """The server, as the engine of a checkout in a folder of the test's own."""
     (tmp_path / "data").mkdir()
 
-    class Elsewhere(Embedded):
-        """Keeps its backups in another folder than the server's."""
-
-        def database(self) -> object:  # type: ignore[override]
-            return server.database()
-
-    return Elsewhere(server.settings, tmp_path)
+    elsewhere = Embedded(server.settings, tmp_path)
+    elsewhere.inside = server.inside  # it keeps its backups in another folder than the server's
+    return elsewhere
 
 
 def whole(path: Path) -> bool:
@@ -71,7 +67,7 @@ def test_a_dated_dump_and_its_folder_are_their_owners_alone(
 ) -> None:
     before = os.umask(0)
     try:
-        dumps.dump(engine, "")
+        dump.dump(engine, "")
     finally:
         os.umask(before)
     (made,) = (engine.root / "backups").iterdir()
@@ -84,10 +80,10 @@ def test_a_dump_over_a_file_keeps_its_mode(engine: Embedded, tmp_path: Path) -> 
     for former in (0o600, 0o640):
         (tmp_path / "x").touch()
         (tmp_path / "x").chmod(former)
-        dumps.dump(engine, str(tmp_path / "x"))
+        dump.dump(engine, str(tmp_path / "x"))
         assert mode(tmp_path / "x") == former
         assert whole(tmp_path / "x")
-    dumps.dump(engine, str(tmp_path / "new"))
+    dump.dump(engine, str(tmp_path / "new"))
     assert mode(tmp_path / "new") == 0o600
 
 
@@ -99,9 +95,9 @@ def test_dumps_of_the_same_second_have_names_of_their_own(
         def now(cls, tz: object = None) -> Still:  # noqa: ARG003 - datetime's own
             return cls(2026, 1, 1)
 
-    monkeypatch.setattr(dumps, "datetime", Still)
+    monkeypatch.setattr(dump, "datetime", Still)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda _: dumps.dump(engine, ""), range(4)))
+        list(pool.map(lambda _: dump.dump(engine, ""), range(4)))
     made = sorted(path.name for path in (engine.root / "backups").iterdir())
     assert made == [f"2026-01-01_000000{n}.dump" for n in ("-2", "-3", "-4", "")]
     said = capsys.readouterr().err
@@ -114,11 +110,11 @@ def test_dumps_of_the_same_second_have_names_of_their_own(
 def test_a_device_stays_a_device(engine: Embedded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "null").symlink_to("/dev/null")
     for name in ("/dev/null", str(tmp_path / "null")):
-        dumps.dump(engine, name)
+        dump.dump(engine, name)
         assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
         assert capsys.readouterr().err == f"Wrote the database to {name}.\n"
     with pytest.raises(StackError, match=r"(?s)no whole dump.*No space left on device") as told:
-        dumps.dump(engine, "/dev/full")
+        dump.dump(engine, "/dev/full")
     assert told.value.code == 1
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -127,7 +123,7 @@ def test_a_device_stays_a_device(engine: Embedded, tmp_path: Path, capsys: pytes
 @as_root
 def test_a_block_device_is_written_through(engine: Embedded, tmp_path: Path) -> None:
     with loop(image(tmp_path / "disk", 4)) as device:
-        dumps.dump(engine, device)
+        dump.dump(engine, device)
         assert stat.S_ISBLK(Path(device).stat().st_mode)
     assert (tmp_path / "disk").read_bytes().startswith(MAGIC)
 
@@ -136,7 +132,7 @@ def test_a_pipe_is_written_through(engine: Embedded, tmp_path: Path, capsys: pyt
     os.mkfifo(tmp_path / "pipe")
     with ThreadPoolExecutor() as pool:
         read = pool.submit((tmp_path / "pipe").read_bytes)
-        dumps.dump(engine, str(tmp_path / "pipe"))
+        dump.dump(engine, str(tmp_path / "pipe"))
         (tmp_path / "read").write_bytes(read.result(10))
     assert whole(tmp_path / "read")
     assert (tmp_path / "pipe").is_fifo()
@@ -153,7 +149,7 @@ def test_a_reader_that_goes_away_ends_the_dump_and_its_session(engine: Embedded,
     thread = threading.Thread(target=read)
     thread.start()
     with pytest.raises(StackError, match="Nobody reads on"):
-        dumps.dump(engine, str(tmp_path / "pipe"))
+        dump.dump(engine, str(tmp_path / "pipe"))
     thread.join()
     assert (tmp_path / "pipe").is_fifo()
 
@@ -161,7 +157,7 @@ def test_a_reader_that_goes_away_ends_the_dump_and_its_session(engine: Embedded,
 def test_a_terminal_is_refused(engine: Embedded) -> None:
     ours, theirs = os.openpty()
     with pytest.raises(Refused, match=r"binary and that is a terminal.*invoke dump - > my.dump"):
-        dumps.dump(engine, os.ttyname(theirs))
+        dump.dump(engine, os.ttyname(theirs))
     assert not select.select([ours], [], [], 0)[0]
     os.close(ours)
     os.close(theirs)
@@ -173,13 +169,13 @@ def test_a_directory_is_refused_with_a_name_in_it(engine: Embedded, tmp_path: Pa
     (tmp_path / "it's there").mkdir()
     (tmp_path / "link").symlink_to("there")
     with pytest.raises(Refused, match=r"is a directory.*Nothing was done") as told:
-        dumps.dump(engine, f"{tmp_path}/{name}")
+        dump.dump(engine, f"{tmp_path}/{name}")
     found = re.search("`invoke dump (.*)`", str(told.value))
     assert found
     typed = subprocess.run(["bash", "-c", f"printf %s {found[1]}"], check=True, capture_output=True, text=True).stdout
     assert typed == f"{tmp_path}/{name.rstrip('/')}/my.dump"
     if name != "missing/":
-        dumps.dump(engine, typed)
+        dump.dump(engine, typed)
         assert whole(Path(typed))
 
 
@@ -193,9 +189,9 @@ def test_a_place_among_the_data_is_refused(
     (tmp_path / "link").symlink_to("data/pg/x")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused, match="is among the files that the stack keeps"):
-        dumps.dump(engine, name)
+        dump.dump(engine, name)
     assert not any(path.is_file() for path in (tmp_path / "data").rglob("*"))
-    dumps.dump(engine, "data/mine.dump")
+    dump.dump(engine, "data/mine.dump")
 
 
 # -- names ----------------------------------------------------------------------------------------------------
@@ -207,7 +203,7 @@ def test_what_it_says_to_type_finds_the_file(
     name: bytes,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    dumps.dump(engine, os.fsdecode(name))
+    dump.dump(engine, os.fsdecode(name))
     said = capsysbinary.readouterr().err
     assert b"\x1b" not in said
     found = re.search(rb"`invoke load (.+)` brings", said)
@@ -219,13 +215,13 @@ def test_what_it_says_to_type_finds_the_file(
 def test_a_backups_that_is_a_file_or_leads_nowhere_is_told(engine: Embedded, tmp_path: Path) -> None:
     (tmp_path / "backups").touch()
     with pytest.raises(StackError, match=r"backups cannot be written: Not a directory.*invoke dump FILE"):
-        dumps.dump(engine, "")
+        dump.dump(engine, "")
     (tmp_path / "backups").unlink()
     (tmp_path / "backups").symlink_to("nowhere")
     with pytest.raises(StackError, match=r"backups cannot be written: No such file"):
-        dumps.dump(engine, "")
+        dump.dump(engine, "")
     (tmp_path / "nowhere").mkdir()
-    dumps.dump(engine, "")
+    dump.dump(engine, "")
     assert len(list((tmp_path / "nowhere").iterdir())) == 1
 
 
@@ -239,7 +235,7 @@ def test_a_full_disk_leaves_the_former_dump(engine: Embedded, tmp_path: Path) ->
     try:
         (tmp_path / "small/x").write_text("old")
         with pytest.raises(StackError, match=r"(?s)Nothing was written.*No space left on device"):
-            dumps.dump(engine, str(tmp_path / "small/x"))
+            dump.dump(engine, str(tmp_path / "small/x"))
         assert (tmp_path / "small/x").read_text() == "old"
         assert [path.name for path in (tmp_path / "small").iterdir()] == ["x"]
     finally:
@@ -292,8 +288,8 @@ def test_after_the_word_a_power_cut_takes_nothing(engine: Embedded, tmp_path: Pa
         (disk / "link").symlink_to("folder/new")
         os.sync()
         there = Embedded(engine.settings, disk)
-        there.database = engine.database  # type: ignore[method-assign]
-        dumps.dump(there, str(disk / name) if name else "")
+        there.inside.running = engine.inside.running  # type: ignore[method-assign]
+        dump.dump(there, str(disk / name) if name else "")
         shutil.copy(tmp_path / "image", tmp_path / "cut")
     with mounted(tmp_path / "cut", tmp_path / "after") as after:
         found = {

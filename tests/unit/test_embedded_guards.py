@@ -11,21 +11,31 @@ from pathlib import Path
 
 import pytest
 
-from stack import doctor, ready, refusals, wipe
-from stack.embedded import Embedded
-from stack.process import StackError, environment
+from stack.doctor import run
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import StackError
+from stack.ground.run import environment
+from stack.verbs import damage as damage_room
+from stack.verbs import up as up_room
+from stack.verbs import wipe
+
+
+def lock_file(engine: Embedded, pid: int) -> None:
+    """Write a lock file that names a process."""
+    place = engine.home.directory
+    (place / "postmaster.pid").write_text(f"{pid}\n{place}\n1\n1\n\n\n\nready\n")
 
 
 def up(engine: Embedded) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up_room.bring_up(engine, 30, pull=False, wait=True)
 
 
 def type_cure(error: StackError, engine: Embedded) -> None:
     """Type what a message says to type, as far as it is no command of invoke's."""
     for words in error.cure.split("`")[1::2]:
         if words == "invoke doctor --fix":
-            doctor._mend(engine.root, [])
-            refusals.write_lost_text(engine)
+            run._mend(engine.root, [])
+            damage_room.write_lost_text(engine)
         elif words != "invoke up":
             subprocess.run(["sh", "-c", words], check=True)
 
@@ -34,11 +44,13 @@ def type_cure(error: StackError, engine: Embedded) -> None:
 def test_a_process_that_is_no_server_is_not_signalled(engine: Embedded, words: tuple[str, ...]) -> None:
     up(engine)
     engine.stop()
-    with subprocess.Popen(words, cwd=engine.directory) as shell:
+    with subprocess.Popen(words, cwd=engine.home.directory) as shell:
         try:
-            (engine.directory / "postmaster.pid").write_text(f"{shell.pid}\n{engine.directory}\n1\n1\n\n\n\nready\n")
+            (engine.home.directory / "postmaster.pid").write_text(
+                f"{shell.pid}\n{engine.home.directory}\n1\n1\n\n\n\nready\n"
+            )
             assert engine.services()[0].state == "not started"
-            engine.append("pg_hba.conf", "# nothing")
+            engine.data.append("pg_hba.conf", "# nothing")
             engine.stop()
             time.sleep(0.2)
             assert shell.poll() is None
@@ -58,9 +70,13 @@ def test_a_process_of_somebody_elses_that_has_the_servers_name_is_not_signalled(
     place.chmod(0o755)
     fake = place / "postgres"
     shutil.copy("/bin/sleep", fake)
-    with subprocess.Popen([str(fake), "60"], cwd=engine.directory, user=4321, group=4321, extra_groups=[]) as other:
+    with subprocess.Popen(
+        [str(fake), "60"], cwd=engine.home.directory, user=4321, group=4321, extra_groups=[]
+    ) as other:
         try:
-            (engine.directory / "postmaster.pid").write_text(f"{other.pid}\n{engine.directory}\n1\n1\n\n\n\nready\n")
+            (engine.home.directory / "postmaster.pid").write_text(
+                f"{other.pid}\n{engine.home.directory}\n1\n1\n\n\n\nready\n"
+            )
             engine.stop()
             time.sleep(0.2)
             assert other.poll() is None
@@ -89,7 +105,7 @@ def has_rows(engine: Embedded) -> None:
 @pytest.mark.parametrize("damage", ["rubbish", "\0\0\0", "seventeen\n", "-1\n"])
 def test_rubbish_in_the_version_is_no_other_version_and_the_cure_works(engine: Embedded, damage: str) -> None:
     with_rows(engine)
-    (engine.directory / "PG_VERSION").write_text(damage)
+    (engine.home.directory / "PG_VERSION").write_text(damage)
     with pytest.raises(StackError, match=r"PG_VERSION .*no version") as refused:
         up(engine)
     assert "made by PostgreSQL" not in str(refused.value)
@@ -104,8 +120,8 @@ def test_a_version_is_written_anew_from_whatever_database_tells_it(
 ) -> None:
     with_rows(engine)
     for place in lost:
-        (engine.directory / place / "PG_VERSION").unlink()
-    version = engine.directory / "PG_VERSION"
+        (engine.home.directory / place / "PG_VERSION").unlink()
+    version = engine.home.directory / "PG_VERSION"
     version.unlink() if damage is None else version.write_text(damage)
     with pytest.raises(StackError, match="PG_VERSION") as refused:
         up(engine)
@@ -117,9 +133,9 @@ def test_a_version_is_written_anew_from_whatever_database_tells_it(
 @pytest.mark.parametrize("damage", [None, "rubbish"])
 def test_a_version_that_nothing_tells_is_not_promised(engine: Embedded, damage: str | None) -> None:
     with_rows(engine)
-    for place in engine.directory.glob("base/*/PG_VERSION"):
+    for place in engine.home.directory.glob("base/*/PG_VERSION"):
         place.unlink()
-    version = engine.directory / "PG_VERSION"
+    version = engine.home.directory / "PG_VERSION"
     version.unlink() if damage is None else version.write_text(damage)
     with pytest.raises(StackError, match="PG_VERSION") as refused:
         up(engine)
@@ -129,9 +145,9 @@ def test_a_version_that_nothing_tells_is_not_promised(engine: Embedded, damage: 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_mount_in_the_place_of_the_cluster_is_told_and_the_cure_works(engine: Embedded, tmp_path: Path) -> None:
-    engine.directory.mkdir()
+    engine.home.directory.mkdir()
     (tmp_path / "disk").mkdir()
-    subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(engine.directory)], check=True)
+    subprocess.run(["mount", "--bind", str(tmp_path / "disk"), str(engine.home.directory)], check=True)
     with pytest.raises(StackError, match="is a mount point") as refused:
         up(engine)
     subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
@@ -151,19 +167,26 @@ def test_a_single_user_server_is_neither_joined_nor_ended(engine: Embedded) -> N
     """What the messages themselves advise where no superuser may log in."""
     up(engine)
     engine.stop()
-    way = engine.way()
-    argv = [*way.prefix, str(engine.programs / "postgres"), "--single", "-D", str(engine.directory), "postgres"]
+    way = engine.home.way()
+    argv = [
+        *way.prefix,
+        str(engine.home.programs / "postgres"),
+        "--single",
+        "-D",
+        str(engine.home.directory),
+        "postgres",
+    ]
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True, env=environment(way.env),
         **way.rights,
     ) as single:  # fmt: skip
-        while not (engine.directory / "postmaster.pid").exists():
+        while not (engine.home.directory / "postmaster.pid").exists():
             time.sleep(0.02)
         time.sleep(0.5)
         with pytest.raises(StackError, match=r"--single .* would destroy it") as refused:
             up(engine)
-        assert (engine.directory / "postmaster.pid").read_text().startswith("-")
+        assert (engine.home.directory / "postmaster.pid").read_text().startswith("-")
         engine.stop()
         with pytest.raises(StackError, match="--single"):
             wipe.losses(engine)
@@ -176,7 +199,7 @@ def test_a_single_user_server_is_neither_joined_nor_ended(engine: Embedded) -> N
 @pytest.mark.parametrize("text", ["", "\0\0\0\0", "rubbish\n", "9" * 30, "-1\n", "0\n", "1\n"])
 def test_a_lock_file_that_names_no_server_keeps_nobody_out(engine: Embedded, text: str) -> None:
     with_rows(engine)
-    (engine.directory / "postmaster.pid").write_text(text)
+    (engine.home.directory / "postmaster.pid").write_text(text)
     assert engine.services()[0].state == "not started"
     has_rows(engine)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from stack import engine, places, settings
-from stack.compose import Docker
-from stack.process import Refused, StackError
-from stack.settings import DEFAULTS
+from stack.engines import choose
+from stack.engines.docker.engine import Docker
+from stack.ground import disk, lock, settings
+from stack.ground.errors import Refused, StackError
+from stack.ground.settings import DEFAULTS
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def data(root: Path, *names: str) -> None:
 
 @pytest.mark.usefixtures("docker_answers")
 def test_without_data_it_is_docker_where_docker_answers(root: Path) -> None:
-    assert engine.choose(root).name == "docker"
+    assert choose.choose(root).name == "docker"
 
 
 @pytest.mark.usefixtures("docker_is_silent")
 def test_without_data_and_without_docker_it_is_embedded_and_says_so_in_one_line(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert engine.choose(root).name == "embedded"
+    assert choose.choose(root).name == "embedded"
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "no Convex" in said
@@ -59,14 +60,14 @@ def test_without_data_and_without_docker_it_is_embedded_and_says_so_in_one_line(
 @pytest.mark.usefixtures("docker_answers")
 def test_embedded_data_keeps_the_embedded_engine_though_docker_answers(root: Path) -> None:
     data(root, "embedded")
-    assert engine.choose(root).name == "embedded"
+    assert choose.choose(root).name == "embedded"
 
 
 @pytest.mark.usefixtures("docker_is_silent")
 @pytest.mark.parametrize("name", ["pg", "convex"])
 def test_data_of_containers_never_becomes_a_second_database(root: Path, name: str) -> None:
     data(root, name)
-    assert engine.choose(root).name == "docker"  # whose first command says that Docker does not answer
+    assert choose.choose(root).name == "docker"  # whose first command says that Docker does not answer
 
 
 def test_data_that_may_not_be_read_is_data_of_a_container(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,54 +77,54 @@ def test_data_that_may_not_be_read_is_data_of_a_container(root: Path, monkeypatc
         raise PermissionError
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert places.has_data(root / "data" / "pg")
+    assert disk.has_data(root / "data" / "pg")
 
 
 @pytest.mark.usefixtures("docker_answers")
 def test_with_data_of_both_it_is_docker_where_docker_answers(root: Path) -> None:
     data(root, "pg", "embedded")
-    assert engine.choose(root).name == "docker"
+    assert choose.choose(root).name == "docker"
 
 
 @pytest.mark.usefixtures("docker_is_silent")
 def test_with_data_of_both_and_without_docker_it_is_an_error(root: Path) -> None:
     data(root, "pg", "embedded")
     with pytest.raises(StackError, match=r"Docker does not answer.*\n.*STACK_ENGINE=embedded"):
-        engine.choose(root)
+        choose.choose(root)
 
 
 @pytest.mark.usefixtures("docker_answers")
 def test_an_empty_directory_is_no_data(root: Path) -> None:
     (root / "data" / "embedded").mkdir()
-    assert engine.choose(root).name == "docker"
+    assert choose.choose(root).name == "docker"
 
 
 @pytest.mark.usefixtures("docker_answers")
 def test_database_url_alone_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@production.example.com/live")
-    chosen = engine.choose(root)
+    chosen = choose.choose(root)
     assert chosen.name == "docker"
     (root / ".env").write_text("DATABASE_URL=postgresql://u:p@production.example.com/live\n")
-    assert engine.choose(root).name == "docker"
+    assert choose.choose(root).name == "docker"
 
 
 @pytest.mark.parametrize("name", ["docker", "embedded", "external"])
 def test_a_chosen_engine_is_the_one(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("STACK_ENGINE", name)
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@localhost/d")
-    assert engine.choose(root).name == name
+    assert choose.choose(root).name == name
 
 
 def test_external_without_a_url_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACK_ENGINE", "external")
     with pytest.raises(Refused, match="DATABASE_URL is not set"):
-        engine.choose(root)
+        choose.choose(root)
 
 
 def test_a_data_directory_that_cannot_be_made_is_told(root: Path) -> None:
     (root / "data").rmdir()
     (root / "data").touch()
-    with pytest.raises(StackError, match="cannot be made"), engine.exclusive(root):
+    with pytest.raises(StackError, match="cannot be made"), lock.exclusive(root):
         pass
 
 
@@ -131,8 +132,8 @@ def test_one_at_a_time_and_a_dead_holder_holds_nothing(root: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
-from stack import engine
-with engine.exclusive(Path(sys.argv[1])):
+from stack.ground import lock
+with lock.exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -140,17 +141,17 @@ with engine.exclusive(Path(sys.argv[1])):
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as other:
         assert other.stdout
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StackError, match=r"for 0\.2 s"), engine.exclusive(root, timeout=0.2):
+        with pytest.raises(StackError, match=r"for 0\.2 s"), lock.exclusive(root, timeout=0.2):
             pass
         other.kill()
-    with engine.exclusive(root, timeout=5):
+    with lock.exclusive(root, timeout=5):
         assert (root / "data" / ".lock").exists()
 
 
 # -- whose the lock is ----------------------------------------------------------------------------------------
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-HOLD = "import sys; from pathlib import Path; from stack import engine\nwith engine.exclusive(Path(sys.argv[1])): pass"
+HOLD = "import sys, pathlib; from stack.ground import lock\nwith lock.exclusive(pathlib.Path(sys.argv[1])): pass"
 
 
 def mode(path: Path) -> int:
@@ -191,7 +192,7 @@ def type_cure(said: str) -> None:
 def test_the_lock_is_its_owners_alone(root: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        with engine.exclusive(root):
+        with lock.exclusive(root):
             assert mode(root / "data/.lock") == 0o600
     finally:
         os.umask(before)
@@ -200,7 +201,7 @@ def test_the_lock_is_its_owners_alone(root: Path, umask: int) -> None:
 def test_a_lock_that_anybody_could_hold_is_tightened(root: Path) -> None:
     (root / "data/.lock").touch()
     (root / "data/.lock").chmod(0o666)
-    with engine.exclusive(root):
+    with lock.exclusive(root):
         assert mode(root / "data/.lock") == 0o600
 
 
@@ -259,7 +260,7 @@ def test_what_is_no_lock_file_is_left_as_it_is(root: Path, kind: str) -> None:
         (root / "data/.lock").mkdir()
     with (
         pytest.raises(StackError, match=r"data/\.lock.* cannot be locked.*Look at what is there"),
-        engine.exclusive(root),
+        lock.exclusive(root),
     ):
         pass
     assert other.read_text() == "text"

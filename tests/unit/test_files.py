@@ -17,8 +17,8 @@ from typing import IO
 
 import pytest
 
-from stack import files
-from stack.settings import ROOT
+from stack.ground import files
+from stack.ground.settings import ROOT
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else, and mount a file system")
 
@@ -33,7 +33,7 @@ def mode(path: Path) -> int:
 
 def in_python(program: str, *args: str | Path, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run a program in which `files` is known and `some` writes, in a process of its own."""
-    program = f"import sys\nfrom pathlib import Path\nfrom stack import files\n{program}"
+    program = f"import sys\nfrom pathlib import Path\nfrom stack.ground import files\n{program}"
     argv = [*through, sys.executable, "-c", program, *map(str, args)]
     return subprocess.run(argv, check=False, cwd=ROOT, capture_output=True, text=True, timeout=30)
 
@@ -379,7 +379,7 @@ def test_a_device_is_written_through(tmp_path: Path) -> None:
 def test_a_pipe_waits_for_its_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     program = "files.write(sys.argv[1], lambda stream: stream.write(b'new'))"
-    argv = [sys.executable, "-c", f"import sys\nfrom stack import files\n{program}", str(tmp_path / "pipe")]
+    argv = [sys.executable, "-c", f"import sys\nfrom stack.ground import files\n{program}", str(tmp_path / "pipe")]
     with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr
         assert child.stderr.readline() == f"Waiting for somebody to read {tmp_path}/pipe.\n"
@@ -404,7 +404,7 @@ def test_a_socket_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_an_open_file_is_written_where_it_stands(tmp_path: Path, name: str) -> None:
     program = f"print('head', flush=True)\nfiles.write({name!r}, lambda stream: stream.write(b'new'))\nprint('tail')"
-    argv = [sys.executable, "-c", f"import sys\nfrom stack import files\n{program}"]
+    argv = [sys.executable, "-c", f"import sys\nfrom stack.ground import files\n{program}"]
     with (tmp_path / "x").open("wb") as output:
         subprocess.run(argv, check=True, cwd=ROOT, stdout=output)
     assert (tmp_path / "x").read_text() == "head\nnewtail\n"

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stack import guards
-from stack.process import Refused
+from stack.engines.docker import holders
+from stack.ground import disk
+from stack.ground.errors import Refused
+from stack.server import processes
 
 
 @pytest.fixture
@@ -22,10 +24,10 @@ def pg(tmp_path: Path) -> Path:
 def test_a_directory_is_the_same_under_every_name(pg: Path, tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(tmp_path / "checkout")
     for name in (pg, tmp_path / "other/data/pg", tmp_path / "other/data/../data/pg/base"):
-        assert guards.holds(str(name), pg) is (True if name.parent.exists() else None)
+        assert holders.holds(str(name), pg) is (True if name.parent.exists() else None)
     for name in (pg.parent, pg.with_name("pg2"), tmp_path):
         name.mkdir(exist_ok=True)
-        assert guards.holds(str(name), pg) is False  # what mounts more than the data has it not as its own
+        assert holders.holds(str(name), pg) is False  # what mounts more than the data has it not as its own
 
 
 @pytest.mark.parametrize(
@@ -41,15 +43,15 @@ def test_a_directory_is_the_same_under_every_name(pg: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_other_machines_print(pg: Path, printed: str, holds: bool | None) -> None:
-    assert guards.holds(printed.format(pg), pg) is holds
+    assert holders.holds(printed.format(pg), pg) is holds
 
 
 def test_mounts_with_commas_in_their_names_are_told_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "a,b", tmp_path / "c"
     for place in (one, two):
         place.mkdir()
-    assert list(guards.mounts(f"{one},volume,{two},/gone,x")) == [str(one), "volume", str(two), "/gone", "x"]
-    assert list(guards.mounts("")) == []
+    assert list(holders.mounts(f"{one},volume,{two},/gone,x")) == [str(one), "volume", str(two), "/gone", "x"]
+    assert list(holders.mounts("")) == []
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -60,11 +62,11 @@ def test_a_link_is_refused_with_a_cure_that_works(pg: Path, tmp_path: Path, ther
     if not there:
         outside.rmdir()
     with pytest.raises(Refused, match="Nothing was started") as refused:
-        guards.refuse_if_linked(pg.parent, pg)
+        disk.refuse_if_linked(pg.parent, pg)
     ways = refused.value.cure.split("`")[1::2]
     assert ("mv" in refused.value.cure) is there
     subprocess.run(["sh", "-c", ways[1] if there else ways[0]], check=True)
-    guards.refuse_if_linked(pg.parent, pg)
+    disk.refuse_if_linked(pg.parent, pg)
     assert pg.is_dir() is there
 
 
@@ -80,14 +82,14 @@ def program(name: str, place: Path, tmp_path: Path) -> Iterator[int]:
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="there is no /proc")
 def test_a_server_is_told_by_its_name_and_place(pg: Path, tmp_path: Path) -> None:
     with program("postgres", pg, tmp_path) as pid:
-        assert guards.server(pg) is None  # a cluster at work has a postmaster.pid
+        assert processes.at_work_on(pg) is None  # a cluster at work has a postmaster.pid
         (pg / "postmaster.pid").write_text("1\n")
-        found = guards.server(pg)
+        found = processes.at_work_on(pg)
         assert found
         assert f"process {pid} " in found.who
         assert found.stop == f"kill -INT {pid}"
         pg.with_name("other").mkdir()
         (pg.with_name("other") / "postmaster.pid").write_text(f"{pid}\n")
-        assert guards.server(pg.with_name("other")) is None
+        assert processes.at_work_on(pg.with_name("other")) is None
     with program("psql", pg, tmp_path):
-        assert guards.server(pg) is None
+        assert processes.at_work_on(pg) is None

@@ -12,16 +12,19 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import doctor, ready
-from stack.embedded import Embedded
-from stack.process import StackError
-from stack.ready import Stranger
-from stack.service import Endpoint
+from stack.doctor import case as case_room
+from stack.doctor import on_services
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import StackError
+from stack.server.address import Endpoint
+from stack.server.identity import Stranger
+from stack.verbs import login, wait
+from stack.verbs import up as up_room
 from tests.unit.conftest import embedded
 
 
 def up(engine: Embedded) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up_room.bring_up(engine, 30, pull=False, wait=True)
 
 
 def sql(engine: Embedded, query: str, **other: str) -> list[object]:
@@ -39,7 +42,7 @@ def two(programs: Path, tmp_path: Path) -> Iterator[tuple[Embedded, Embedded]]:
         up(one)
         sql(one, "CREATE ROLE plain LOGIN CREATEDB PASSWORD 'postgres'")
         one.stop()
-        subprocess.run(["cp", "-a", str(one.directory), str(two.directory)], check=True)
+        subprocess.run(["cp", "-a", str(one.home.directory), str(two.home.directory)], check=True)
         up(one)
         up(two)
         yield one, two
@@ -59,14 +62,14 @@ def test_a_server_on_a_copy_of_the_data_is_a_stranger(two: tuple[Embedded, Embed
     one, other = two
     for engine in two:
         engine.settings = replace(engine.settings, user=user, password="postgres")
-        assert ready.login(engine.endpoint(), engine)
+        assert login.login(engine.endpoint(), engine)
     if user == "plain":  # who may not read the server's own files can tell by its age alone
-        lock = one.directory / "postmaster.pid"
+        lock = one.home.directory / "postmaster.pid"
         lines = lock.read_text().splitlines()
         lines[2] = str(int(lines[2]) - 1000)
         lock.write_text("\n".join([*lines, ""]))
     with misled(one, other.endpoint()), pytest.raises(Stranger, match="a copy of the same cluster"):
-        ready.login(one.endpoint(), one)
+        login.login(one.endpoint(), one)
 
 
 # -- what refuses us ----------------------------------------------------------------------------------------
@@ -86,7 +89,7 @@ def shut(engine: Embedded, how: str) -> None:
     elif how == "closed":
         sql(engine, "ALTER DATABASE convex_poc ALLOW_CONNECTIONS false", dbname="postgres")
     else:
-        rules = engine.directory / "pg_hba.conf"
+        rules = engine.home.directory / "pg_hba.conf"
         rules.write_text("local all all trust\n" + "host all all all reject\n" * (how == "reject"))
         sql(engine, "SELECT pg_reload_conf()")
 
@@ -104,13 +107,13 @@ def test_what_a_stranger_refuses_us_for_is_not_told_of_our_own_data(
         shut(theirs, how)
         with misled(engine, theirs.endpoint()):
             with pytest.raises(StackError) as refused:
-                ready.wait_usable(engine, 5)
-            case = doctor.Case(engine.root)
+                wait.wait_usable(engine, 5)
+            case = case_room.Case(engine.root)
             case.settings, case.engine = engine.settings, engine
-            (found,) = list(doctor.log_in(case))
+            (found,) = list(on_services.log_in(case))
         for said in (str(refused.value), f"{found.message} {found.cure}"):
             assert re.search(rf"nother (server )?than this stack's .* at 127.0.0.1:{theirs.endpoint().port}", said)
-            assert f"postgres (process {theirs.running('postgres')})" in said
+            assert f"postgres (process {theirs.postmaster.running().pid})" in said
             assert "`invoke down`" in said
             for untrue in ("the data was initialised", "its pg_hba.conf", "lets nobody in", "may not log in"):
                 assert untrue not in said
@@ -123,7 +126,7 @@ def test_what_our_own_refuses_us_for_is_told_as_ever(engine: Embedded, how: str)
     sql(engine, "CREATE TABLE kept AS SELECT 42 AS n")
     shut(engine, how)
     with pytest.raises(StackError) as refused:
-        ready.wait_usable(engine, 5)
+        wait.wait_usable(engine, 5)
     assert "nother server" not in str(refused.value)
     assert {
         "password": "initialised with another password", "role": "initialised with another user",
@@ -139,8 +142,8 @@ def test_where_nobody_can_look_inside_nothing_is_guessed(engine: Embedded, monke
     def fails(*_: object) -> object:
         raise StackError("nobody there")
 
-    monkeypatch.setattr(engine, "trusted", fails)
+    monkeypatch.setattr(engine.inside, "peer", fails)
     with pytest.raises(StackError) as refused:
-        ready.wait_usable(engine, 5)
+        wait.wait_usable(engine, 5)
     assert "the data was initialised" not in str(refused.value)
     assert "does not take the password" in str(refused.value)

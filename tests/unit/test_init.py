@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stack import init, ports, settings
-from stack.engine import exclusive
-from stack.process import Refused, StackError
+from stack.ground import dotenv, ports, settings
+from stack.ground.errors import Refused, StackError
+from stack.ground.lock import exclusive
+from stack.verbs import init
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_line_ends_and_values_of_several_lines_stay(root: Path) -> None:
     init.init(root, isolated=False, password=True)
     assert (root / ".env").read_bytes().decode() == f"{before}B=2\r\nPOSTGRES_PASSWORD={password(root)}\r\n"
     inner = "A='one\nPOSTGRES_PASSWORD=two\n#POSTGRES_PASSWORD=three'\n"
-    assert init.assign(inner, "POSTGRES_PASSWORD", "x") == f"{inner}POSTGRES_PASSWORD=x\n"
+    assert dotenv.assign(inner, "POSTGRES_PASSWORD", "x") == f"{inner}POSTGRES_PASSWORD=x\n"
 
 
 @pytest.mark.parametrize("isolated", [False, True])

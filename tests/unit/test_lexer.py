@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stack import lexer
-from stack.lexer import Lexer
-from stack.pieces import DATA, PART, PLAIN, Piece
+from stack.sql import lexer
+from stack.sql.lexer import Lexer
+from stack.sql.pieces import DATA, PART, PLAIN, Piece
 
 FRAGMENTS = [
     "SELECT 1;", "INSERT INTO t VALUES (1, 'a');", "INSERT INTO t VALUES ('it''s', E'x\\'y');\n", ";", "'", "''", '"', "$$", "$a$", "E'\\'",

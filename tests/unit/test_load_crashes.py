@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stack import dumps, ready, snapshots, undo
-from stack.embedded import Embedded
+from stack.engines.embedded.engine import Embedded
+from stack.verbs import dump, load, spares, undo, up
 from tests import crashes
 from tests.unit.conftest import embedded
 from tests.unit.test_snapshot_crashes import ask, content, crash
@@ -22,10 +22,10 @@ ROLES = "SELECT count(*)::int, '' FROM pg_roles WHERE rolname LIKE 'crew%'"
 
 @pytest.fixture
 def engine(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedded]:
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
-    monkeypatch.setattr(snapshots, "in_background", lambda _: None)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
+    monkeypatch.setattr(spares, "in_background", lambda _: None)
     with embedded(programs, tmp_path) as made:
-        ready.bring_up(made, 60, pull=False, wait=True)
+        up.bring_up(made, 60, pull=False, wait=True)
         ask(made, "ALTER SYSTEM SET fsync = off")  # what is killed is the server, not the machine
         ask(made, "SELECT pg_reload_conf()")
         crashes.fill(lambda statement: ask(made, statement), 3000)
@@ -35,7 +35,7 @@ def engine(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def test_crashes_leave_the_old_or_the_new(engine: Embedded) -> None:
     chance, rows = random.Random(7), content(engine)[1]  # noqa: S311 - the same moments each time
-    dumps.dump(engine, str(engine.root / "x.dump"))
+    dump.dump(engine, str(engine.root / "x.dump"))
     crashed = now = 0
     back: set[int] = set()  # what `undo` may bring back
     while crashed < CRASHES:
@@ -50,7 +50,7 @@ def test_crashes_leave_the_old_or_the_new(engine: Embedded) -> None:
         assert state in new | ({old} if failed else set()), what
         back = ({old} if state != old or not failed else set()) | (back | {old} if failed else set())
         if failed:
-            snapshots.clear(engine)
+            spares.clear(engine)
             assert ask(engine, ROLES) == (0, "") or state == now
             left = "SELECT count(*)::int, '' FROM pg_database WHERE datname ~ '^stack-(?!undo)'"
             assert ask(engine, left) == (0, "")
@@ -76,12 +76,12 @@ def work(engine: Embedded, what: str, now: int) -> Callable[[], None]:
         if what == "undo":
             undo.undo(engine)
         elif what == "archive":
-            dumps.load(engine, str(engine.root / "x.dump"), clean=True, yes=True)
+            load.load(engine, str(engine.root / "x.dump"), clean=True, yes=True)
         elif what == "load":
             (engine.root / "x.sql").write_text(text)
-            dumps.load(engine, str(engine.root / "x.sql"), clean=True, yes=True)
+            load.load(engine, str(engine.root / "x.sql"), clean=True, yes=True)
         else:
             (engine.root / "seed" / "x.sql").write_text(text)
-            dumps.seed(engine)
+            load.seed(engine)
 
     return run

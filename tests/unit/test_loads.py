@@ -12,9 +12,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack import dumps, ready, snapshots, undo
-from stack.embedded import Embedded
-from stack.process import Refused, StackError
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import Refused, StackError
+from stack.verbs import dump as dump_room
+from stack.verbs import load as load_room
+from stack.verbs import snapshots, spares, undo, up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("loads")  # they share a server
@@ -25,19 +27,19 @@ ROLES = "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND NOT rolsuper O
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("loads")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         for setting in ("fsync = off", "max_prepared_transactions = 9"):
             ask(made, f"ALTER SYSTEM SET {setting}")
         made.stop()
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         yield made
 
 
 @pytest.fixture
 def engine(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedded]:
     """The server with a table in its database; what runs in the background does so at once."""
-    monkeypatch.setattr(snapshots, "in_background", lambda _: None)
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "in_background", lambda _: None)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     clean(server)
     ask(server, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
     (server.root / "seed").mkdir(exist_ok=True)
@@ -86,7 +88,7 @@ def ours(engine: Embedded) -> list[str]:
 def load(engine: Embedded, text: str | bytes, *, clean: bool = True, trust: bool = False) -> None:
     file = engine.root / "some.sql"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    dumps.load(engine, str(file), clean=clean, yes=True, trust=trust)
+    load_room.load(engine, str(file), clean=clean, yes=True, trust=trust)
 
 
 def fails(engine: Embedded, text: str | bytes, *, clean: bool = True) -> str:
@@ -105,7 +107,7 @@ def fails(engine: Embedded, text: str | bytes, *, clean: bool = True) -> str:
 def seed(engine: Embedded, **files: str) -> None:
     for name, text in files.items():
         (engine.root / "seed" / f"{name}.sql").write_text(text)
-    dumps.seed(engine)
+    load_room.seed(engine)
 
 
 # -- what psql takes -------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ def test_an_archive_that_fails_early_ends_at_once_with_the_reason(engine: Embedd
         engine,
         "CREATE DOMAIN small AS int CHECK (VALUE < 5000); CREATE TABLE odd (n small); INSERT INTO odd VALUES (1)",
     )
-    dumps.dump(engine, str(tmp_path / "x.dump"))
+    dump_room.dump(engine, str(tmp_path / "x.dump"))
     ask(engine, "DROP TABLE big, odd; DROP DOMAIN small")
     data = (tmp_path / "x.dump").read_bytes()
     (tmp_path / "x.dump").write_bytes(data.replace(b"CREATE TABLE public.odd", b"CREATE TABEL public.odd", 1))
@@ -230,7 +232,7 @@ def test_an_archive_that_fails_early_ends_at_once_with_the_reason(engine: Embedd
         if not clean:
             ask(engine, "DROP TABLE kept")
         with pytest.raises(StackError, match='syntax error at or near "TABEL"'):
-            dumps.load(engine, str(tmp_path / "x.dump"), clean=clean, yes=True)
+            load_room.load(engine, str(tmp_path / "x.dump"), clean=clean, yes=True)
         assert time.monotonic() - begun < 30
         assert ours(engine) == []
 
@@ -322,10 +324,10 @@ def test_owners_and_grants_of_an_archive_come_back_on_a_server_that_lacks_them(
     ask(engine, 'SELECT lo_create(77); ALTER LARGE OBJECT 77 OWNER TO "of blobs"')
     query = "SELECT relowner::regrole::text, relacl::text FROM pg_class WHERE relname = 'kept'"
     before = rows(engine, query)
-    dumps.dump(engine, str(tmp_path / "x.dump"))
+    dump_room.dump(engine, str(tmp_path / "x.dump"))
     clean(engine)
     capsys.readouterr()
-    dumps.load(engine, str(tmp_path / "x.dump"), clean=False, yes=False)
+    load_room.load(engine, str(tmp_path / "x.dump"), clean=False, yes=False)
     assert rows(engine, query) == before
     assert ask(engine, "SELECT lomowner::regrole::text FROM pg_largeobject_metadata") == ['"of blobs"']
     said = capsys.readouterr().err

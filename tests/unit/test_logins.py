@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from stack import ready, snapshots
-from stack.cluster import log_in
-from stack.embedded import Embedded
+from stack.engines.embedded.engine import Embedded
+from stack.verbs import snapshots, spares, up
+from stack.verbs.login import administrator
 from tests.unit.conftest import embedded
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ WHERE w.classid = 'pg_database'::regclass AND w.objid = (SELECT oid FROM pg_data
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("logins")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
-        with log_in(made, "test") as cluster:
+        up.bring_up(made, 30, pull=False, wait=True)
+        with administrator(made, "test") as cluster:
             cluster.run("ALTER SYSTEM SET fsync = off")  # no power is cut here
             cluster.rows("SELECT pg_reload_conf()")
         yield made
@@ -92,7 +92,7 @@ def test_a_client_that_tries_once_more_gets_in_while_names_are_exchanged(
     server: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each exchange refused nearly all who came in the tenth of a second in which PostgreSQL looks for sessions."""
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     snapshots.take(server, "one", overwrite=True)
     with Clients(server, 4) as clients:
         for _ in range(10):
@@ -116,7 +116,7 @@ def test_nobody_who_has_waited_for_a_copy_is_ended_when_it_is_made(server: Embed
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with Clients(server, 6) as clients, log_in(server, "test") as cluster:
+        with Clients(server, 6) as clients, administrator(server, "test") as cluster:
             for _ in range(10):
                 cluster.copy("convex_poc", "copied", limit=-1, comment="")
                 cluster.run("DROP DATABASE {}", "copied")
@@ -138,7 +138,7 @@ def reader_of_names(engine: Embedded) -> Iterator[None]:
 
 
 def test_whoever_reads_the_list_of_databases_holds_nobody_up(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     snapshots.take(server, "one", overwrite=True)
     slowest = 0.0
     with ExitStack() as held, Clients(server, 2) as clients:

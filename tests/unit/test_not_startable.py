@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stack import dumps, process, ready
-from stack.embedded import Embedded
-from stack.process import StackError
-from stack.service import Command
+from stack.engines.embedded.engine import Embedded
+from stack.ground import run
+from stack.ground.errors import StackError
+from stack.ground.run import Command
+from stack.verbs import dump, load, up
 
-STARTS: list[Callable[[list[str]], object]] = [process.look, process.do, process.relay, process.become]
+STARTS: list[Callable[[list[str]], object]] = [run.look, run.do, run.relay, run.become]
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -26,7 +27,8 @@ def test_a_program_that_cannot_be_started_is_named(
     program.write_bytes(b"\x7fELF of another machine")
     program.chmod(0o644 if why.startswith("Perm") else 0o755)
     argv = [str(program), *["x" * 200_000] * why.startswith("Arg")]
-    code = f"from stack import process; process.{start.__name__}({argv[:1]!r} + {len(argv) - 1} * ['x' * 200_000])"
+    call = f"run.{start.__name__}({argv[:1]!r} + {len(argv) - 1} * ['x' * 200_000])"
+    code = f"from stack.ground import run; {call}"
     said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert f"StackError: `{program}` could not be started: {why}" in said.stderr.replace("\n", " ")
 
@@ -35,7 +37,7 @@ def test_a_program_that_cannot_be_started_is_named(
 def test_a_client_that_cannot_be_started_is_not_a_file_that_cannot_be_written(
     engine: Embedded, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up.bring_up(engine, 30, pull=False, wait=True)
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x7fELF of another machine")
     broken.chmod(0o755)
@@ -50,9 +52,9 @@ def test_a_client_that_cannot_be_started_is_not_a_file_that_cannot_be_written(
     (tmp_path / "seed").mkdir()
     (tmp_path / "seed" / "1.sql").write_text("SELECT 1;")
     verbs: dict[str, Callable[[], object]] = {
-        "dump": lambda: dumps.dump(engine, str(tmp_path / "out.dump")),
-        "load": lambda: dumps.load(engine, str(tmp_path / "seed" / "1.sql"), clean=False, yes=True),
-        "seed": lambda: dumps.seed(engine),
+        "dump": lambda: dump.dump(engine, str(tmp_path / "out.dump")),
+        "load": lambda: load.load(engine, str(tmp_path / "seed" / "1.sql"), clean=False, yes=True),
+        "seed": lambda: load.seed(engine),
     }
     with pytest.raises(StackError, match=r"broken` could not be started: Exec format error") as refused:
         verbs[verb]()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stack import places
-from stack.places import Contents
+from stack.server import pgdata
+from stack.server.pgdata import Contents
 
 
 @pytest.mark.parametrize(
@@ -31,21 +31,21 @@ from stack.places import Contents
     ],
 )
 def test_what_may_be_the_users(path: str, files: int, complete: bool) -> None:
-    assert places.counted([(path, 8192)]) == Contents(8192, files, files * 8192, complete)
+    assert pgdata.counted([(path, 8192)]) == Contents(8192, files, files * 8192, complete)
 
 
 def test_no_large_object_is_nothing_of_the_users() -> None:
-    assert not places.counted([("base/5/2613", 0)]).files
+    assert not pgdata.counted([("base/5/2613", 0)]).files
 
 
 def test_nobody_is_told_to_delete_what_may_hold_tables(tmp_path: Path) -> None:
     cluster = tmp_path / "it's" / "pg"
     cluster.mkdir(parents=True)
-    said = places.start_over(cluster, Contents(50_000_000, 3, 9_000_000))
+    said = pgdata.start_over(cluster, Contents(50_000_000, 3, 9_000_000))
     assert "holds 50 MB, with 3 files (9.0 MB) that may be tables of yours: do not delete it" in said
     assert "reset" not in said
-    assert "reset" not in places.start_over(cluster, None)
-    said = places.start_over(cluster, Contents(39_000_000))
+    assert "reset" not in pgdata.start_over(cluster, None)
+    said = pgdata.start_over(cluster, Contents(39_000_000))
     assert "holds 39 MB and no table. To keep it as a copy" in said
     assert "`invoke reset-data --service pg`" in said
 
@@ -55,6 +55,6 @@ def test_what_is_kept_never_goes_into_what_was_kept_before(tmp_path: Path) -> No
     for kept in ("pg-kept", "pg-kept-2"):
         cluster.mkdir(parents=True)
         (cluster / "file").touch()
-        subprocess.run(shlex.split(places.keep(cluster).split("`")[3]), check=True)
+        subprocess.run(shlex.split(pgdata.keep(cluster).split("`")[3]), check=True)
         assert (cluster.with_name(kept) / "file").exists()
         assert not cluster.exists()

@@ -1,8 +1,9 @@
 import pytest
 
-from stack.postgres import psql_argv
-from stack.process import Refused, environment
-from stack.psql_options import read
+from stack.ground.errors import Refused
+from stack.ground.run import environment
+from stack.verbs.psql import psql_argv
+from stack.verbs.psql_options import read
 
 
 def test_psql_stops_at_the_first_error_when_nobody_is_there_to_see_it() -> None:

@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from stack.settings import ROOT
+from stack.ground.settings import ROOT
 
 INTERRUPTED_OFTEN = """
 import os, signal, subprocess, sys
-from stack.process import begin
+from stack.ground.threads import begin
 
 class Now:
     inside = False

@@ -3,59 +3,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from stack import ready
-from stack.identity import Identity
-from stack.places import Contents
-from stack.process import StackError
-from stack.service import Command, Endpoint, Service
-
-ROOT = Path(__file__).resolve().parents[2]
+from stack.engines.base import Service, Start
+from stack.ground.errors import StackError
+from stack.server import identity, session
+from stack.server.address import Endpoint
+from stack.server.identity import Identity
+from stack.server.pgdata import Contents
+from stack.verbs import login as login_room
+from stack.verbs import up
+from stack.verbs import wait as wait_room
+from stack.verbs.wait import Lost, Past, Ready, Seen, Stopped, Waiting, judge
+from tests.fake import FakeEngine, FakeStart
 
 UP = Service("postgres", "running", "healthy")
 STARTING = replace(UP, health="starting", output="connection refused")
-
-
-class Fake:
-    """An engine whose services go through given states, one a look; the last one stays."""
-
-    texts: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, *states: Service) -> None:
-        self.states = list(states)
-        self.log = ""
-        self.held = Contents(39_000_000)
-        self.root = ROOT
-
-    def services(self) -> list[Service]:
-        return [self.states.pop(0) if len(self.states) > 1 else self.states[0]]
-
-    def endpoint(self) -> Endpoint:
-        return Endpoint("localhost", 1, "u", "hunter2", "d")
-
-    def directories(self) -> dict[str, Path]:
-        return {"pg": ROOT / "data" / "pg"}
-
-    def contents(self) -> Contents:
-        return self.held
-
-    def read(self, *_names: str) -> dict[str, str]:
-        return {}
-
-    def titles(self) -> list[str]:
-        return ["postgres: u d 127.0.0.1(5) idle", "postgres: shop: u d 127.0.0.1(6) idle", "postgres: walwriter"]
-
-    def trusted(self, _user: str, _database: str) -> Command:
-        return Command(["false"], {})
-
-    def last_words(self, service: str, lines: int = 15) -> str:
-        return self.log or f"the log of {service}"
-
-    def check_seen(self, services: list[Service]) -> None: ...
 
 
 class Clock:
@@ -71,7 +36,7 @@ class Clock:
 def wait(engine: Any, timeout: float = 60, start: Any = None) -> float:
     clock = Clock()
     try:
-        ready.wait_usable(engine, timeout, start, clock=clock, pause=clock.pause)
+        wait_room.wait_usable(engine, timeout, start, clock=clock, pause=clock.pause)
     finally:
         wait.took = clock.now  # type: ignore[attr-defined]
     return clock.now
@@ -82,28 +47,28 @@ def login(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def answer(refusal: str) -> None:
         def login(*_: object) -> str:
             if refusal:
-                raise ready.LoginFailed(refusal)
+                raise session.LoginFailed(refusal)
             return "17.11"
 
-        monkeypatch.setattr(ready, "login", login)
+        monkeypatch.setattr(wait_room, "login", login)
 
     answer("")
     return answer
 
 
 def test_it_returns_when_healthy_and_the_login_works() -> None:
-    assert wait(Fake(STARTING, STARTING, UP)) == pytest.approx(2 * ready.PAUSE)
+    assert wait(FakeEngine(STARTING, STARTING, UP)) == pytest.approx(2 * wait_room.PAUSE)
 
 
 def test_healthy_is_not_enough(login: Callable[[str], None]) -> None:
     login("connection refused")
     with pytest.raises(StackError, match=r"(?s)not usable within 5 s.*connection refused"):
-        wait(Fake(UP), timeout=5)
+        wait(FakeEngine(UP), timeout=5)
 
 
 def test_the_deadline_names_service_state_words_log_and_next_command() -> None:
     with pytest.raises(StackError) as error:
-        wait(Fake(STARTING), timeout=3)
+        wait(FakeEngine(STARTING), timeout=3)
     for part in (
         "postgres",
         "within 3 s",
@@ -128,18 +93,18 @@ def test_the_deadline_names_service_state_words_log_and_next_command() -> None:
 )
 def test_it_gives_up_at_once_when_waiting_cannot_help(state: Service) -> None:
     with pytest.raises(StackError):
-        wait(Fake(state))
+        wait(FakeEngine(state))
     assert wait.took == 0  # type: ignore[attr-defined]
 
 
 def test_a_crash_loop_ends_the_wait() -> None:
     with pytest.raises(StackError, match="keeps ending, with exit code 3"):
-        wait(Fake(*(replace(STARTING, restarts=count, exit_code=3) for count in range(9))))
-    assert wait.took == pytest.approx(2 * ready.PAUSE)  # type: ignore[attr-defined]
+        wait(FakeEngine(*(replace(STARTING, restarts=count, exit_code=3) for count in range(9))))
+    assert wait.took == pytest.approx(2 * wait_room.PAUSE)  # type: ignore[attr-defined]
 
 
 def test_restarts_of_the_past_do_not_count() -> None:
-    assert wait(Fake(replace(STARTING, restarts=7), replace(UP, restarts=7))) > 0
+    assert wait(FakeEngine(replace(STARTING, restarts=7), replace(UP, restarts=7))) > 0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +120,7 @@ def test_restarts_of_the_past_do_not_count() -> None:
 def test_a_login_that_can_never_work_says_why(login: Callable[[str], None], refusal: str, cure: str) -> None:
     login(refusal)
     with pytest.raises(StackError, match=cure) as error:
-        wait(Fake(UP))
+        wait(FakeEngine(UP))
     assert wait.took == 0  # type: ignore[attr-defined]
     assert "hunter2" not in str(error.value)
 
@@ -187,7 +152,7 @@ def test_a_login_that_can_never_work_says_why(login: Callable[[str], None], refu
     ],
 )
 def test_what_a_dying_server_says_becomes_why_and_what_to_do(log: str, why: str, cure: str) -> None:
-    engine = Fake(Service("postgres", "exited", exit_code=1))
+    engine = FakeEngine(Service("postgres", "exited", exit_code=1))
     engine.log = log
     with pytest.raises(StackError, match=why) as error:
         wait(engine)
@@ -206,8 +171,8 @@ def test_what_a_dying_server_says_becomes_why_and_what_to_do(log: str, why: str,
     ],
 )
 def test_nobodys_tables_are_called_half_made(log: str) -> None:
-    engine = Fake(Service("postgres", "exited", exit_code=1))
-    engine.log, engine.held = log, Contents(50_000_000, 3, 9_000_000, complete=True)
+    engine = FakeEngine(Service("postgres", "exited", exit_code=1))
+    engine.log, engine.data.held = log, Contents(50_000_000, 3, 9_000_000, complete=True)
     with pytest.raises(StackError, match=r"(?s)missing or damaged.*holds 50 MB, with 3 files \(9.0 MB\)") as error:
         wait(engine)
     for word in ("reset", "half", "first start"):
@@ -215,7 +180,7 @@ def test_nobodys_tables_are_called_half_made(log: str) -> None:
 
 
 def test_what_a_log_says_to_others_is_no_reason() -> None:
-    engine = Fake(STARTING)
+    engine = FakeEngine(STARTING)
     engine.log = 'FATAL:  password authentication failed for user "somebody"\nFATAL:  database "x" does not exist'
     with pytest.raises(StackError, match=r"not usable within 3 s\. Its state") as error:
         wait(engine, timeout=3)
@@ -227,12 +192,12 @@ def test_all_connections_are_waited_for_a_little_and_then_named(login: Callable[
     with pytest.raises(
         StackError, match=r"all 2 connections of the server are taken: 2 by the user u \(database d, idle"
     ):
-        wait(Fake(UP))
-    assert wait.took == pytest.approx(ready.PATIENCE, abs=0.2)  # type: ignore[attr-defined]
+        wait(FakeEngine(UP))
+    assert wait.took == pytest.approx(wait_room.PATIENCE, abs=0.2)  # type: ignore[attr-defined]
 
 
 def test_somebody_elses_server_has_no_data_of_ours(login: Callable[[str], None]) -> None:
-    engine = Fake(UP)
+    engine = FakeEngine(UP)
     engine.endpoint = lambda: Endpoint("db.example.com", 1, "u", "p", "d", ours=False)  # type: ignore[method-assign]
     login('FATAL:  password authentication failed for user "u"')
     with pytest.raises(StackError, match="Mend DATABASE_URL") as error:
@@ -241,71 +206,132 @@ def test_somebody_elses_server_has_no_data_of_ours(login: Callable[[str], None])
 
 
 def test_a_one_shot_service_that_ended_well_is_ready() -> None:
-    assert wait(Fake(Service("migrate", "exited", one_shot=True))) == 0
+    assert wait(FakeEngine(Service("migrate", "exited", one_shot=True))) == 0
 
 
 def test_a_start_is_watched_and_always_let_go() -> None:
-    class Start:
-        looks, abandoned = 0, False
-
-        def done(self) -> bool:
-            self.looks += 1
-            return self.looks > 3
-
-        def abandon(self) -> None:
-            self.abandoned = True
-
-    start = Start()
-    assert wait(Fake(UP), start=start) == pytest.approx(3 * ready.PAUSE)
-    assert start.abandoned
+    looks = iter([False, False, False])
+    start = FakeStart(lambda: next(looks, True))
+    assert wait(FakeEngine(UP), start=start) == pytest.approx(3 * wait_room.PAUSE)
+    assert start.left
 
 
 def test_what_ends_just_after_it_has_started_says_why() -> None:
-    class Start:
-        looks = 0
+    looks = iter([True])
 
-        def done(self) -> bool:
-            self.looks += 1
-            if self.looks > 1:
-                raise StackError(
-                    'FATAL:  could not open file "pg_xact/0000": No such file or directory\n', cure="Mend that."
-                )
+    def answer() -> bool:
+        if next(looks, False):
             return True
+        raise StackError('FATAL:  could not open file "pg_xact/0000": No such file or directory\n', cure="Mend that.")
 
-        def abandon(self) -> None:
-            """Have nothing to leave."""
-
-    engine = Fake(Service("postgres", "not started"))
-    engine.held = Contents(50_000_000, 3, 9_000_000, complete=True)
+    engine = FakeEngine(Service("postgres", "not started"))
+    engine.data.held = Contents(50_000_000, 3, 9_000_000, complete=True)
     with pytest.raises(StackError, match=r"(?s)pg_xact/0000.*missing or damaged.*holds 50 MB, with 3 files") as error:
-        wait(engine, start=Start())
+        wait(engine, start=FakeStart(answer))
     assert "is not running" not in str(error.value)
 
 
+class FakeImages:
+    """One image, which is missing until it is pulled."""
+
+    pulled = 0
+
+    def missing(self) -> list[str]:
+        return [] if self.pulled else ["postgres:17"]
+
+    def pull(self, *, missing: bool = False) -> None:
+        assert missing
+        self.pulled += 1
+
+
 def test_missing_images_are_pulled_and_the_start_tried_again() -> None:
-    class Engine(Fake):
-        pulled = 0
+    images = FakeImages()
 
-        def start(self) -> Any:
-            return self
+    def answer() -> bool:
+        if not images.pulled:
+            raise StackError("No such image")
+        return True
 
-        def done(self) -> bool:
-            if not self.pulled:
-                raise StackError("No such image")
-            return True
-
-        def abandon(self) -> None: ...
-
-        def missing_images(self) -> list[str]:
-            return [] if self.pulled else ["postgres:17"]
-
-        def pull(self, *, missing: bool) -> None:
-            assert missing
-            self.pulled += 1
+    class Engine(FakeEngine):
+        def start(self) -> Start:
+            return FakeStart(answer)
 
     engine = Engine(UP)
-    ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
-    assert engine.pulled == 1
+    engine.images = images
+    up.bring_up(engine, 5, pull=False, wait=True)
+    assert images.pulled == 1
+
+
+def test_images_are_asked_for_when_the_start_has_failed_and_not_when_a_service_has() -> None:
+    images = FakeImages()
+    engine = FakeEngine(Service("postgres", "exited", exit_code=1))
+    engine.images = images
+    with pytest.raises(StackError, match="has ended with exit code 1"):
+        up.bring_up(engine, 5, pull=False, wait=True)
+    assert not images.pulled
+
+
+GONE = Service("postgres", "exited", exit_code=1)
+CREATED, AGAIN = Service("postgres", "created"), replace(UP, restarts=2)
+LOOP = Service("postgres", "restarting", restarts=3, exit_code=2)
+WRONG_PASSWORD = 'FATAL:  password authentication failed for user "u"'
+FULL = "FATAL:  sorry, too many clients already"
+RECOVERING = "FATAL:  the database system is in recovery mode"
+LOST_FILE = 'FATAL:  could not open file "global/pg_filenode.map": No such file or directory'
+HEARD = Past(since={"full": -wait_room.PATIENCE, "recovery": -wait_room.PATIENCE})
+NOTHING = Past()
+
+
+@pytest.mark.parametrize(
+    ("service", "started", "refusal", "past", "verdict"),
+    [
+        # what is ready
+        (UP, True, "", NOTHING, Ready()),
+        (replace(UP, health=""), True, "", NOTHING, Ready()),
+        (Service("migrate", "exited", one_shot=True), True, "", NOTHING, Ready()),
+        (replace(UP, restarts=7), True, "", NOTHING, Ready()),
+        # what is not yet
+        (UP, False, "", NOTHING, Waiting(UP, "")),
+        (STARTING, True, "", NOTHING, Waiting(STARTING, "postgres (starting)")),
+        (STARTING, False, "", NOTHING, Waiting(STARTING, "postgres (starting)")),
+        (CREATED, True, "", NOTHING, Waiting(CREATED, "postgres (created)")),
+        (UP, True, "connection refused", NOTHING, Waiting(UP, "connection refused", "connection refused")),
+        (UP, True, FULL, NOTHING, Waiting(UP, FULL, FULL)),
+        (UP, True, RECOVERING, NOTHING, Waiting(UP, RECOVERING, RECOVERING)),
+        (replace(LOOP, restarts=1), True, "", NOTHING, Waiting(replace(LOOP, restarts=1), "postgres (restarting)")),
+        # yesterday's container, about to be replaced
+        (GONE, False, "", NOTHING, Waiting(GONE, "postgres (exited)")),
+        (Service("postgres"), False, "", NOTHING, Waiting(Service("postgres"), "postgres (not started)")),
+        (replace(STARTING, output=WRONG_PASSWORD), False, "", NOTHING,
+         Waiting(replace(STARTING, output=WRONG_PASSWORD), "postgres (starting)")),
+        # what is lost
+        (Service("postgres"), True, "", NOTHING, Lost(Service("postgres"), "is not running")),
+        (GONE, True, "", NOTHING, Lost(GONE, "has ended with exit code 1")),
+        (Service("postgres", "dead", exit_code=137), True, "", NOTHING,
+         Lost(Service("postgres", "dead", exit_code=137), "has ended with exit code 137")),
+        (Service("postgres", "exited"), True, "", NOTHING,
+         Lost(Service("postgres", "exited"), "has ended with exit code 0", failure=Stopped)),
+        (Service("m", "exited", exit_code=1, one_shot=True), True, "", NOTHING,
+         Lost(Service("m", "exited", exit_code=1, one_shot=True), "has ended with exit code 1")),
+        (LOOP, True, "", NOTHING, Lost(LOOP, "keeps ending, with exit code 2")),
+        (AGAIN, True, "", Past({"postgres": 0}), Lost(AGAIN, "keeps ending, with exit code 0")),
+        (AGAIN, False, "", Past({"postgres": 0}), Lost(AGAIN, "keeps ending, with exit code 0")),
+        (AGAIN, True, "", Past({"postgres": 1}), Ready()),
+        (replace(STARTING, output=WRONG_PASSWORD), True, "", NOTHING,
+         Lost(replace(STARTING, output=WRONG_PASSWORD), "does not let us in")),
+        (UP, True, WRONG_PASSWORD, NOTHING, Lost(UP, "does not let us in", WRONG_PASSWORD)),
+        (UP, True, FULL, HEARD, Lost(UP, "does not let us in", FULL)),
+        (UP, True, RECOVERING, HEARD, Lost(UP, "does not let us in", RECOVERING)),
+    ],
+)  # fmt: skip
+def test_a_look_is_judged_without_a_clock(
+    service: Service, started: bool, refusal: str, past: Past, verdict: object
+) -> None:
+    seen = Seen(0.0, started, [service], refusal, LOST_FILE)
+    found, after = judge(seen, past)
+    assert found == verdict
+    assert judge(seen, past) == (found, after)  # it remembers nothing by itself
+    assert after.restarts[service.name] <= service.restarts
 
 
 REFUSED_SIX = (
@@ -322,15 +348,15 @@ STARTING_UP, WRONG = "FATAL:  the database system is starting up", 'FATAL:  pass
 def test_what_a_server_says_tells_more_than_an_address_where_nobody_is(words: str) -> None:
     four = f"{SERVER_FOUR} failed: {words}"
     for said in (f"{REFUSED_SIX}\n{four}", f"{four}\n{REFUSED_SIX}"):
-        assert ready.telling(said).endswith(words)
-    assert "Connection refused" in ready.telling(REFUSED_SIX)
-    assert ready.telling("timeout expired") == "timeout expired"
-    assert ready.telling("") == ""
+        assert login_room.telling(said).endswith(words)
+    assert "Connection refused" in login_room.telling(REFUSED_SIX)
+    assert login_room.telling("timeout expired") == "timeout expired"
+    assert login_room.telling("") == ""
 
 
 def test_what_passes_by_itself_goes_before_what_does_not() -> None:
     parts = [f"{SERVER_FOUR} failed: {words}" for words in (WRONG, STARTING_UP)]
-    assert ready.telling("\n".join(parts)).endswith(STARTING_UP)
+    assert login_room.telling("\n".join(parts)).endswith(STARTING_UP)
 
 
 def test_two_logins_at_once_both_do_without_the_shells_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +369,7 @@ def test_two_logins_at_once_both_do_without_the_shells_variables(monkeypatch: py
 
     monkeypatch.setattr("psycopg.connect", connect)
     monkeypatch.setenv("PGSERVICE", "elsewhere")
-    logins = [threading.Thread(target=ready.connect, args=(Endpoint("h", 1, "u", "p", "d"),)) for _ in range(3)]
+    logins = [threading.Thread(target=session.connect, args=(Endpoint("h", 1, "u", "p", "d"),)) for _ in range(3)]
     for each in logins:
         each.start()
         time.sleep(0.02)
@@ -356,30 +382,21 @@ def test_two_logins_at_once_both_do_without_the_shells_variables(monkeypatch: py
 def test_what_was_stopped_while_it_started_is_started_once_more() -> None:
     """Docker carries out a stop that a killed `down` has asked for, however late."""
 
-    class Engine(Fake):
-        starts = 0
+    class Engine(FakeEngine):
+        starts, hopeless = 0, False
 
-        def start(self) -> Any:
+        def start(self) -> Start:
             self.starts += 1
             self.states = [Service("postgres", "exited") if self.starts < 2 or self.hopeless else UP]
-            return self
-
-        def done(self) -> bool:
-            return True
-
-        def abandon(self) -> None: ...
-
-        def missing_images(self) -> list[str]:
-            return []
-
-        hopeless = False
+            return FakeStart()
 
     engine = Engine(UP)
-    ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
+    engine.images = FakeImages()
+    up.bring_up(engine, 5, pull=False, wait=True)
     assert engine.starts == 2
     engine.starts, engine.hopeless = 0, True
     with pytest.raises(StackError, match="has ended with exit code 0"):
-        ready.bring_up(engine, 5, pull=False, wait=True)  # type: ignore[arg-type]
+        up.bring_up(engine, 5, pull=False, wait=True)
     assert engine.starts == 2
 
 
@@ -390,6 +407,6 @@ def test_a_look_that_saw_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch)
         def execute(self, query: str) -> list[object]:
             return []
 
-    monkeypatch.setattr(ready, "_identity", lambda _: Identity())
-    with pytest.raises(ready.Stranger):
-        ready.prove(Session(), Identity, lambda: Identity(7))  # type: ignore[arg-type]
+    monkeypatch.setattr(identity, "_identity", lambda _: Identity())
+    with pytest.raises(identity.Stranger):
+        identity.prove(Session(), Identity, lambda: Identity(7))  # type: ignore[arg-type]

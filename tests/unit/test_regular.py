@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stack import places, ready, refusals, regular, shutdown
-from stack.embedded import Embedded
-from stack.process import StackError
+from stack.engines.embedded import shutdown
+from stack.engines.embedded.engine import Embedded
+from stack.ground import regular
+from stack.ground.errors import StackError
+from stack.server import pgdata
+from stack.verbs import damage, up
 from tests.unit.conftest import embedded
 
 FILES = ("postmaster.pid", "PG_VERSION", "pg_hba.conf", "base/1/PG_VERSION", "global/pg_control")
@@ -54,37 +57,37 @@ def engine(programs: Path, outside: Path) -> Iterator[Embedded]:
 def look_everywhere(engine: Embedded) -> None:
     """Ask all that reads in the directory."""
     engine.services()
-    engine.read(*FILES)
-    refusals.lost_text(engine)
+    engine.data.read(*FILES)
+    damage.lost_text(engine)
     engine.last_words("postgres")
     with suppress(StackError):
-        engine.identifier("")
+        engine.inside.identifier("")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_pipe_is_not_waited_for(engine: Embedded, name: str) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up.bring_up(engine, 30, pull=False, wait=True)
     engine.stop()
-    place = engine.directory / name
+    place = engine.home.directory / name
     place.unlink(missing_ok=True)
     os.mkfifo(place)
     look_everywhere(engine)
     if name != "base/1/PG_VERSION":
         with pytest.raises(StackError):
-            ready.bring_up(engine, 5, pull=False, wait=True)
+            up.bring_up(engine, 5, pull=False, wait=True)
 
 
 def test_a_pipe_in_place_of_the_log_is_named_and_the_cure_works(engine: Embedded) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up.bring_up(engine, 30, pull=False, wait=True)
     engine.stop()
-    engine.log.unlink()
-    os.mkfifo(engine.log)
+    engine.home.log.unlink()
+    os.mkfifo(engine.home.log)
     with pytest.raises(StackError, match=r"server\.log") as refused:
-        ready.bring_up(engine, 10, pull=False, wait=True)
+        up.bring_up(engine, 10, pull=False, wait=True)
     with pytest.raises(StackError, match=r"server\.log"):
         engine.logs()
     subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up.bring_up(engine, 30, pull=False, wait=True)
 
 
 @as_root
@@ -94,24 +97,24 @@ def test_root_reads_nothing_through_a_link(engine: Embedded, outside: Path, name
     secret = outside / "roots" / Path(name).name
     secret.write_text("77")
     for folder in ("base/1", "global"):
-        (engine.directory / folder).mkdir(parents=True)
+        (engine.home.directory / folder).mkdir(parents=True)
         for each in ("PG_VERSION", "pg_control"):
-            (engine.directory / folder / each).write_text("17")
+            (engine.home.directory / folder / each).write_text("17")
     (outside / "roots" / "1").mkdir()
     for each in ("1/PG_VERSION", "pg_control"):
         (outside / "roots" / each).write_text("77" * 8)
-    place = engine.directory / name
+    place = engine.home.directory / name
     if place.is_dir():
         shutil.rmtree(place)
         secret = outside / "roots"
     place.unlink(missing_ok=True)
     place.symlink_to(secret)
-    assert "77" not in str(engine.read(*FILES))
-    assert "77" not in str(refusals.lost_text(engine))
+    assert "77" not in str(engine.data.read(*FILES))
+    assert "77" not in str(damage.lost_text(engine))
     assert engine.last_words("postgres") == ""
     if name.startswith("global"):
         with pytest.raises(StackError, match="cannot be read"):
-            engine.identifier("")
+            engine.inside.identifier("")
     if name == "server.log":
         with pytest.raises(StackError, match="is a symbolic link"):
             engine.logs()
@@ -119,11 +122,11 @@ def test_root_reads_nothing_through_a_link(engine: Embedded, outside: Path, name
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root follows no link of a server's")
 def test_who_owns_the_data_may_keep_a_file_elsewhere(engine: Embedded, outside: Path) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
-    rules = engine.directory / "pg_hba.conf"
+    up.bring_up(engine, 30, pull=False, wait=True)
+    rules = engine.home.directory / "pg_hba.conf"
     rules.rename(outside / "rules")
     rules.symlink_to(outside / "rules")
-    assert "scram-sha-256" in engine.read("pg_hba.conf")["pg_hba.conf"]
+    assert "scram-sha-256" in engine.data.read("pg_hba.conf")["pg_hba.conf"]
 
 
 def test_of_a_long_log_only_the_end_is_read(tmp_path: Path) -> None:
@@ -140,4 +143,4 @@ def test_of_a_long_log_only_the_end_is_read(tmp_path: Path) -> None:
 def test_a_text_that_is_huge_is_not_read_whole(tmp_path: Path) -> None:
     with (tmp_path / "PG_VERSION").open("wb") as file:
         file.truncate(20_000_000_000)
-    assert len(places.read(tmp_path, "PG_VERSION")["PG_VERSION"]) <= regular.MOST
+    assert len(pgdata.read(tmp_path, "PG_VERSION")["PG_VERSION"]) <= regular.MOST

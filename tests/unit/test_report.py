@@ -3,10 +3,11 @@ import io
 import pytest
 from dotenv import dotenv_values
 
-from stack.process import Refused
-from stack.report import _dotenv_line, _tag
-from stack.service import Endpoint
-from stack.talk import human
+from stack.ground.dotenv import line
+from stack.ground.errors import Refused
+from stack.ground.talk import human
+from stack.server.address import Endpoint
+from stack.verbs.status import _tag
 
 HARD = "p'a ss\"w$rd#\\é@:/%"
 
@@ -22,12 +23,12 @@ def test_the_url_carries_any_password_and_masks_it_unless_asked() -> None:
 
 @pytest.mark.parametrize("value", ["plain", "two words", "it's", 'say "hi"', "a$b", "a#b", "", "a\\b", "é"])
 def test_a_dotenv_line_is_read_back_as_it_was(value: str) -> None:
-    assert dotenv_values(stream=io.StringIO(_dotenv_line("V", value)))["V"] == value
+    assert dotenv_values(stream=io.StringIO(line("V", value)))["V"] == value
 
 
 def test_a_value_that_no_dotenv_line_can_carry_is_refused() -> None:
     with pytest.raises(Refused, match="--format shell"):
-        _dotenv_line("PGPASSWORD", "a'b$c")
+        line("PGPASSWORD", "a'b$c")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack import ready, refusals, rights, settings, wipe
-from stack.embedded import Embedded
-from stack.process import Refused, StackError, environment
+from stack.engines.embedded import rights
+from stack.engines.embedded.engine import Embedded
+from stack.ground import settings
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import environment
+from stack.verbs import damage, wait, wipe
+from stack.verbs import up as up_room
 from tests.ports import own_port
 from tests.unit.conftest import embedded
 
@@ -59,7 +63,7 @@ def engine(programs: Path, place: Path, request: pytest.FixtureRequest) -> Itera
 
 
 def up(engine: Embedded) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up_room.bring_up(engine, 30, pull=False, wait=True)
 
 
 def eventually(happened: Callable[[], object], timeout: float = 20) -> None:
@@ -91,7 +95,7 @@ def has_no_rights(pid: int) -> None:
 
 
 def family(engine: Embedded) -> list[int]:
-    pid = int(engine.running("postgres"))
+    pid = engine.postmaster.running().pid
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
@@ -101,7 +105,7 @@ def test_who_logs_in_can_do_nothing_that_only_root_may(engine: Embedded, outside
     secret.chmod(0o600)
     room.mkdir(mode=0o755)
     up(engine)
-    has_no_rights(int(engine.running("postgres")))
+    has_no_rights(engine.postmaster.running().pid)
     for pid in family(engine):
         with suppress(FileNotFoundError):  # it has ended meanwhile
             has_no_rights(pid)
@@ -128,7 +132,7 @@ def test_what_is_behind_a_closed_door_stays_there(programs: Path, outside: Path)
         for hidden in (root.parent / "neighbour", root / ".env"):
             with pytest.raises(psycopg.Error, match="No such file"):
                 sql(engine, f"SELECT pg_read_file('{hidden}')")
-        assert sql(engine, "SHOW data_directory") == [str(engine.directory)]
+        assert sql(engine, "SHOW data_directory") == [str(engine.home.directory)]
         assert (outside / "closed").stat().st_mode & 0o777 == 0o700
 
 
@@ -136,7 +140,7 @@ def test_the_whole_life_goes_on_there(engine: Embedded) -> None:
     up(engine)
     sql(engine, "CREATE TABLE kept AS SELECT 42 AS n")
     engine.restart()
-    ready.wait_usable(engine, 20)
+    wait.wait_usable(engine, 20)
     assert sql(engine, "SELECT n FROM kept") == [42]
     assert (
         subprocess.run(engine.client("psql", "-XAtc", "SELECT 1").argv, check=True, capture_output=True).stdout
@@ -144,7 +148,7 @@ def test_the_whole_life_goes_on_there(engine: Embedded) -> None:
     )
     engine.stop()
     assert engine.services()[0].state == "not started"
-    assert "as the account" in engine.platform()
+    assert "as the account" in next(engine.checks()[0].look()).message
     assert [path.name for path in (engine.root / "data").iterdir()] == ["embedded"]
 
 
@@ -167,8 +171,8 @@ def test_a_link_in_place_of_the_log_writes_nothing_of_roots(engine: Embedded, ou
     target = outside / "root's"
     target.write_text("untouched")
     target.chmod(0o600)
-    engine.log.unlink()
-    engine.log.symlink_to(target)
+    engine.home.log.unlink()
+    engine.home.log.symlink_to(target)
     with pytest.raises(StackError, match=r"server\.log"):
         up(engine)
     assert target.read_text() == "untouched"
@@ -180,13 +184,13 @@ def test_what_lies_in_place_of_the_log_is_not_read_and_the_cure_works(programs: 
     secret.write_text("secret")
     with embedded(programs, outside) as engine:
         up(engine)
-        engine.log.unlink()
+        engine.home.log.unlink()
         if what == "directory":
-            engine.log.mkdir()
+            engine.home.log.mkdir()
         elif what == "pipe":
-            os.mkfifo(engine.log)
+            os.mkfifo(engine.home.log)
         else:
-            engine.log.symlink_to(secret)
+            engine.home.log.symlink_to(secret)
         assert engine.last_words("postgres") == ""
         engine.stop()
         if what != "pipe":
@@ -203,15 +207,15 @@ def test_what_the_server_puts_in_place_of_a_text_gets_nothing_of_roots(
     target = outside / "root's"
     target.write_text("untouched")
     with embedded(programs, outside) as engine:
-        engine.directory.mkdir()
-        os.chown(engine.directory, 65534, 65534)
-        text = engine.directory / "pg_hba.conf"
+        engine.home.directory.mkdir()
+        os.chown(engine.home.directory, 65534, 65534)
+        text = engine.home.directory / "pg_hba.conf"
         if what == "pipe":
             os.mkfifo(text)
         else:
             (text.symlink_to if what == "link" else text.hardlink_to)(target)
         with pytest.raises(StackError, match=r"pg_hba\.conf could not be written"):
-            engine.append("pg_hba.conf", "host all all all scram-sha-256")
+            engine.data.append("pg_hba.conf", "host all all all scram-sha-256")
         text.unlink()
     assert (target.read_text(), target.stat().st_uid) == ("untouched", 0)
 
@@ -220,26 +224,26 @@ def test_a_lost_version_is_no_way_to_what_only_root_may_read(programs: Path, out
     secret = outside / "root's"
     secret.write_text("secret")
     with embedded(programs, outside) as engine:
-        (engine.directory / "base" / "1").mkdir(parents=True)
-        (engine.directory / "base" / "1" / "PG_VERSION").symlink_to(secret)
-        assert "PG_VERSION" not in refusals.lost_text(engine)
-        refusals.write_lost_text(engine)
-        assert not (engine.directory / "PG_VERSION").exists()
+        (engine.home.directory / "base" / "1").mkdir(parents=True)
+        (engine.home.directory / "base" / "1" / "PG_VERSION").symlink_to(secret)
+        assert "PG_VERSION" not in damage.lost_text(engine)
+        damage.write_lost_text(engine)
+        assert not (engine.home.directory / "PG_VERSION").exists()
         secret.write_text("17\n")
-        assert "PG_VERSION" not in refusals.lost_text(engine)
-        (engine.directory / "base" / "1" / "PG_VERSION").unlink()
-        (engine.directory / "base" / "1" / "PG_VERSION").write_text("17\n")
-        assert refusals.lost_text(engine)["PG_VERSION"] == "17"
+        assert "PG_VERSION" not in damage.lost_text(engine)
+        (engine.home.directory / "base" / "1" / "PG_VERSION").unlink()
+        (engine.home.directory / "base" / "1" / "PG_VERSION").write_text("17\n")
+        assert damage.lost_text(engine)["PG_VERSION"] == "17"
 
 
 def test_a_server_in_a_container_is_neither_joined_nor_ended(programs: Path, outside: Path) -> None:
     with embedded(programs, outside) as engine:
         up(engine)
         engine.stop()
-        way = engine.way()
-        apart = ["unshare", "--pid", "--fork", *way.prefix, *engine.server()]
+        way = engine.home.way()
+        apart = ["unshare", "--pid", "--fork", *way.prefix, *engine.home.server_argv()]
         with subprocess.Popen(apart, env=environment(way.env), stderr=subprocess.DEVNULL, **way.rights) as container:
-            eventually(lambda: "ready" in engine.read("postmaster.pid").get("postmaster.pid", ""))
+            eventually(lambda: "ready" in engine.data.read("postmaster.pid").get("postmaster.pid", ""))
             with pytest.raises(Refused, match=r"is in use by the process .* would destroy it") as refused:
                 engine.start()
             with pytest.raises(Refused, match="is in use by the process"):
@@ -254,18 +258,18 @@ def former_data(engine: Embedded) -> None:
     """Make a cluster as root, as this stack once did."""
     password = engine.root / "password"
     password.write_text(f"{engine.settings.password}\n")
-    postgres = [*FORMER, str(engine.programs / "postgres")]
-    subprocess.run([*FORMER, *engine.initdb(engine.directory, password)], check=True, capture_output=True)
+    postgres = [*FORMER, str(engine.home.programs / "postgres")]
+    subprocess.run([*FORMER, *engine.home.initdb(engine.home.directory, password)], check=True, capture_output=True)
     made = f'CREATE DATABASE "{engine.settings.database}";\n\n'
-    single = [*postgres, "--single", "-j", "-D", str(engine.directory), "postgres"]
+    single = [*postgres, "--single", "-j", "-D", str(engine.home.directory), "postgres"]
     subprocess.run(single, check=True, capture_output=True, input=made.encode())
-    assert engine.directory.stat().st_uid == 0
+    assert engine.home.directory.stat().st_uid == 0
 
 
 @contextmanager
 def former_server(engine: Embedded) -> Iterator[None]:
-    with engine.log.open("ab") as log:
-        child = subprocess.Popen([*FORMER, *engine.server()], stdout=log, stderr=log)
+    with engine.home.log.open("ab") as log:
+        child = subprocess.Popen([*FORMER, *engine.home.server_argv()], stdout=log, stderr=log)
     eventually(lambda: engine.services()[0].ready)
     yield
     child.wait(20)
@@ -275,18 +279,18 @@ def test_data_that_was_made_with_roots_rights_is_taken_over_with_its_rows(engine
     former_data(engine)
     with former_server(engine):
         sql(engine, "CREATE TABLE kept AS SELECT 42 AS n")
-        assert "\t0\t" in Path(f"/proc/{engine.running('postgres')}/status").read_text()
+        assert "\t0\t" in Path(f"/proc/{engine.postmaster.running().pid}/status").read_text()
         up(engine)  # while it runs
         assert sql(engine, "SELECT n FROM kept") == [42]
-        has_no_rights(int(engine.running("postgres")))
-    owners = {path.lstat().st_uid for path in (engine.directory, *engine.directory.rglob("*"))}
-    assert owners == {engine._uid}
+        has_no_rights(engine.postmaster.running().pid)
+    owners = {path.lstat().st_uid for path in (engine.home.directory, *engine.home.directory.rglob("*"))}
+    assert owners == {engine.home.uid}
 
 
 def test_a_take_over_that_was_interrupted_is_finished(engine: Embedded) -> None:
     former_data(engine)
-    for path in list(engine.directory.rglob("*"))[::2]:
-        os.chown(path, engine._uid, 65534)
+    for path in list(engine.home.directory.rglob("*"))[::2]:
+        os.chown(path, engine.home.uid, 65534)
     up(engine)
     assert sql(engine, "SELECT 1") == [1]
 
@@ -301,7 +305,7 @@ def test_a_tablespace_of_roots_is_named_and_nothing_is_changed(programs: Path, o
             engine.stop()
         with pytest.raises(StackError, match="chown -R") as refused:
             up(engine)
-        assert engine.directory.stat().st_uid == 0
+        assert engine.home.directory.stat().st_uid == 0
         subprocess.run(["sh", "-c", refused.value.cure.split("`")[1]], check=True)
         up(engine)
         assert sql(engine, "SELECT n FROM kept") == [42]
@@ -453,7 +457,8 @@ def test_an_account_in_roots_group_does_not_bring_the_group(monkeypatch: pytest.
     (outside / "passwd").write_text(f"root:x:0:0:root:/root:/bin/sh\n{line}\n")
     (outside / "its").mkdir()
     os.chown(outside / "its", 4711, 0)
-    code = f"from pathlib import Path; from stack import rights; print(*rights.account(Path({str(outside / 'its')!r})))"
+    its = str(outside / "its")
+    code = f"from pathlib import Path; from stack.engines.embedded import rights; print(*rights.account(Path({its!r})))"
     view = ["unshare", "--mount", "sh", "-c", f'mount --bind {outside}/passwd /etc/passwd; exec "$@"', "sh"]
     answer = subprocess.run(
         [*view, sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=settings.ROOT

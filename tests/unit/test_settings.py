@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stack import settings
-from stack.init import init
-from stack.process import Refused
+from stack.ground import dotenv, settings
+from stack.ground.errors import Refused
+from stack.verbs.init import init
 
 ROOT = settings.ROOT
 
@@ -40,7 +40,7 @@ def write(folder: Path, text: str) -> Path:
     ],
 )
 def test_a_line_that_both_readers_agree_on_is_accepted(tmp_path: Path, line: str, value: str) -> None:
-    assert settings.read_env_file(write(tmp_path, line) / ".env")["V"] == value
+    assert dotenv.read_env_file(write(tmp_path, line) / ".env")["V"] == value
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_refusal_shows_how_to_write_the_line_and_never_its_value(tmp_path: Pat
 
 
 def test_every_refused_line_is_named_at_once() -> None:
-    assert [number for number, _ in settings.refusals("A=$x\nB=1\nC='two\nlines'\nD=$y\n")] == [1, 5]
+    assert [number for number, _ in dotenv.refusals("A=$x\nB=1\nC='two\nlines'\nD=$y\n")] == [1, 5]
 
 
 def test_the_shell_wins_over_the_file_and_empty_means_default(tmp_path: Path) -> None:
@@ -126,9 +126,8 @@ def test_a_secret_is_not_shown_when_it_is_refused(tmp_path: Path) -> None:
     assert "hunter2" not in str(refused.value)
 
 
-def test_two_services_on_one_port_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"CONVEX_PORT and CONVEX_SITE_PORT .* 3211"):
-        settings.load(tmp_path, {"CONVEX_PORT": "3211"})
+def test_a_port_that_two_settings_name_is_for_the_engine_to_judge(tmp_path: Path) -> None:
+    assert settings.load(tmp_path, {"CONVEX_PORT": "3211"}).ports["CONVEX_PORT"] == 3211
 
 
 @pytest.mark.parametrize(("given", "layers"), [("", ()), ("dev", ("dev",)), ("dev,mine", ("dev", "mine"))])
@@ -156,7 +155,7 @@ def test_each_cure_for_one_that_may_not_be_read_works(tmp_path: Path, number: in
     (tmp_path / ".env").write_text("POSTGRES_USER=me")
     (tmp_path / ".env").chmod(0)
     (tmp_path / ".env.example").touch()
-    code = f"from pathlib import Path; from stack import settings; settings.load(Path({str(tmp_path)!r}), {{}})"
+    code = f"from pathlib import Path; from stack.ground import settings; settings.load(Path({str(tmp_path)!r}), {{}})"
     user = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] * (os.geteuid() == 0)
     said = subprocess.run([*user, sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
     assert "Permission denied" in said.stderr

@@ -17,16 +17,18 @@ import psutil
 import psycopg
 import pytest
 
-from stack import ready, shutdown
-from stack.embedded import Embedded
-from stack.process import StackError
+from stack.engines.embedded import shutdown
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import StackError
+from stack.verbs import up as up_room
+from stack.verbs import wait
 
 ROWS = 10_000
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.embedded.STOP_PATIENCE", 2.0)
+    monkeypatch.setattr("stack.engines.embedded.engine.STOP_PATIENCE", 2.0)
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def full(engine: Embedded) -> Iterator[Embedded]:
 
 
 def up(engine: Embedded) -> None:
-    ready.bring_up(engine, 30, pull=False, wait=True)
+    up_room.bring_up(engine, 30, pull=False, wait=True)
 
 
 def sql(engine: Embedded, query: str) -> list[object]:
@@ -51,7 +53,7 @@ def sql(engine: Embedded, query: str) -> list[object]:
 
 
 def server(engine: Embedded) -> psutil.Process:
-    return psutil.Process(int(engine.running("postgres")))
+    return psutil.Process(engine.postmaster.running().pid)
 
 
 def of(engine: Embedded) -> list[psutil.Process]:
@@ -118,7 +120,7 @@ def test_a_session_that_does_not_react_is_not_waited_for_for_ever(full: Embedded
 def test_a_server_that_itself_does_not_react_is_killed_with_its_sessions(
     full: Embedded, capfd: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stack.shutdown.AT_ONCE", 1.0)
+    monkeypatch.setattr("stack.engines.embedded.shutdown.AT_ONCE", 1.0)
     with subprocess.Popen(["sleep", "60"], cwd=full.root) as other, session(full):
         server(full).suspend()
         ends(full)
@@ -132,7 +134,7 @@ def test_a_server_that_itself_does_not_react_is_killed_with_its_sessions(
 def test_a_checkpoint_that_cannot_be_written_ends_the_stop_at_once_with_its_reason(
     full: Embedded, capfd: Said, what: str
 ) -> None:
-    place = full.directory / what
+    place = full.home.directory / what
     mode = place.stat().st_mode & 0o777
     place.chmod(0o500 if place.is_dir() else 0o400)
     try:
@@ -174,7 +176,7 @@ def test_an_archive_command_that_hangs_does_not_hold_it(full: Embedded, capfd: S
     sql(full, "ALTER SYSTEM SET archive_mode = on")
     sql(full, "ALTER SYSTEM SET archive_command = 'sleep 600'")
     full.restart()
-    ready.wait_usable(full, 20)
+    wait.wait_usable(full, 20)
     sql(full, "SELECT pg_switch_wal()")
     archiver = child(full, "archiver")
     deadline = time.monotonic() + 10
@@ -189,7 +191,7 @@ def test_an_archive_command_that_hangs_does_not_hold_it(full: Embedded, capfd: S
     said = capfd.readouterr().err
     assert "has not stopped within 2 s" in said
     for name in ("archive_mode", "archive_command"):
-        with (full.directory / "postgresql.auto.conf").open("a") as file:
+        with (full.home.directory / "postgresql.auto.conf").open("a") as file:
             file.write(f"{name} = {'off' if name == 'archive_mode' else repr('')}\n")
     loses_nothing(full)
 
@@ -243,12 +245,12 @@ def test_ctrl_c_while_it_waits_says_what_goes_on(full: Embedded, capfd: Said) ->
 
 
 def delete(engine: Embedded) -> None:
-    shutil.rmtree(engine.directory)
+    shutil.rmtree(engine.home.directory)
 
 
 def delete_and_make_anew(engine: Embedded) -> None:
-    shutil.rmtree(engine.directory)
-    engine.directory.mkdir()
+    shutil.rmtree(engine.home.directory)
+    engine.home.directory.mkdir()
 
 
 def test_ctrl_c_in_an_immediate_stop_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Said) -> None:
@@ -282,18 +284,18 @@ def test_a_server_whose_files_were_deleted_is_found_and_ended(
 
 def test_a_server_whose_files_were_moved_stops_cleanly_where_they_are(full: Embedded, capfd: Said) -> None:
     elsewhere = full.root / "data" / "elsewhere"
-    full.directory.rename(elsewhere)
+    full.home.directory.rename(elsewhere)
     with pytest.raises(StackError, match="were moved away from"):
         up(full)
     ends(full)
     assert "were moved" in capfd.readouterr().err
-    elsewhere.rename(full.directory)
+    elsewhere.rename(full.home.directory)
     assert "database system is shut down" in full.last_words("postgres")
     loses_nothing(full)
 
 
 def test_a_server_whose_lock_file_was_removed_stops_cleanly(full: Embedded, capfd: Said) -> None:
-    (full.directory / "postmaster.pid").unlink()
+    (full.home.directory / "postmaster.pid").unlink()
     ends(full)
     assert "postmaster.pid" in capfd.readouterr().err
     loses_nothing(full)
@@ -315,7 +317,7 @@ def test_another_checkouts_server_is_not_touched(full: Embedded, programs: objec
     from tests.unit.conftest import embedded
 
     (full.root / "other").mkdir()
-    with embedded(full.programs, full.root / "other") as other:
+    with embedded(full.home.programs, full.root / "other") as other:
         up(other)
         delete(full)
         ends_only = server(other).pid

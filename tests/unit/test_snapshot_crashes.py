@@ -13,9 +13,10 @@ import psutil
 import psycopg
 import pytest
 
-from stack import ready, snapshots
-from stack.embedded import Embedded
-from stack.process import StackError
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import StackError
+from stack.verbs import snapshots, spares
+from stack.verbs import up as up_room
 from tests import crashes
 from tests.unit.conftest import embedded
 
@@ -25,7 +26,7 @@ CRASHES = 30
 
 @pytest.fixture
 def engine(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedded]:
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     with embedded(programs, tmp_path) as made:
         up(made)
         ask(made, "ALTER SYSTEM SET fsync = off")  # what is killed is the server, not the machine
@@ -35,7 +36,7 @@ def engine(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def up(engine: Embedded) -> None:
-    ready.bring_up(engine, 60, pull=False, wait=True)
+    up_room.bring_up(engine, 60, pull=False, wait=True)
 
 
 def ask(engine: Embedded, sql: str) -> tuple[int, str] | None:
@@ -94,7 +95,7 @@ def crash(engine: Embedded, chance: random.Random, work: Callable[[], None], lon
     if victim in ("command", "both"):
         os.kill(child.pid, signal.SIGKILL)
     if victim in ("server", "both"):
-        postmaster = psutil.Process(int(engine.running("postgres")))
+        postmaster = psutil.Process(engine.postmaster.running().pid)
         for process in (postmaster, *postmaster.children()):
             with suppress(psutil.NoSuchProcess):  # a session may just have ended
                 process.kill()

@@ -16,10 +16,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack import ready, settings, snapshots
-from stack.embedded import Embedded
-from stack.external import External
-from stack.process import Refused, StackError
+from stack.engines.embedded.engine import Embedded
+from stack.engines.external import External
+from stack.ground import settings
+from stack.ground.errors import Refused, StackError
+from stack.verbs import names as names_room
+from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("snapshots")  # they share a server
@@ -31,7 +33,7 @@ LIMIT = 20.0
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("snapshots")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         ask(made, "ALTER SYSTEM SET fsync = off")  # no power is cut here, and each copy is synced twice
         ask(made, "SELECT pg_reload_conf()")
         yield made
@@ -40,7 +42,7 @@ def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def engine(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> Embedded:
     """The server with an empty database and no snapshots; what runs in the background does so at once."""
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     with psycopg.connect(server.endpoint().url(masked=False), dbname="postgres", autocommit=True) as beside:
         for (name,) in beside.execute("SELECT datname FROM pg_database WHERE datname !~ '^(postgres|template.)$'"):
             beside.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -299,7 +301,7 @@ def test_without_room_nothing_is_done(engine: Embedded, monkeypatch: pytest.Monk
     assert "stack-spare" not in databases(engine)  # given up to make room
     with pytest.raises(StackError, match="no room"):
         snapshots.restore(engine, "one")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(snapshots.RESERVE // 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(spares.RESERVE // 2))
     snapshots.restore(engine, "one")
     assert "stack-spare" not in databases(engine)  # low, though not too low to restore
 
@@ -311,11 +313,11 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_copy(
     with embedded(programs, tmp_path) as engine:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", tmp_path / "data"], check=True)
         try:
-            ready.bring_up(engine, 30, pull=False, wait=True)
+            up.bring_up(engine, 30, pull=False, wait=True)
             ask(engine, "CREATE TABLE kept AS SELECT n, repeat(md5(n::text), 60) FROM generate_series(1, 20000) AS n")
             ask(engine, "CHECKPOINT")
-            monkeypatch.setattr(snapshots, "_free", lambda *_: 10**12)  # what is said to be free may go meanwhile
-            monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+            monkeypatch.setattr(spares, "room_left", lambda *_: 10**12)  # what is said to be free may go meanwhile
+            monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
             with pytest.raises(StackError, match="No space left on device"):
                 snapshots.take(engine, "too big")
             assert ask(engine, "SELECT count(*) FROM kept") == [20000]
@@ -351,7 +353,7 @@ def test_only_the_latest_has_a_spare(engine: Embedded) -> None:
 
 def test_what_a_crash_left_is_cleared_by_the_next_command(engine: Embedded) -> None:
     for kind in ("making", "doomed"):
-        ask(engine, f'CREATE DATABASE "stack-{kind}-{"0" * 32}" CONNECTION LIMIT {snapshots.MARK}')
+        ask(engine, f'CREATE DATABASE "stack-{kind}-{"0" * 32}" CONNECTION LIMIT {store.MARK}')
     snapshots.listed(engine)
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1"}
 
@@ -371,9 +373,9 @@ def test_a_spare_that_a_killed_server_has_dropped_by_half_is_none(engine: Embedd
 
 
 def test_what_a_killed_command_still_does_in_the_server_is_ended(engine: Embedded) -> None:
-    beside = replace(engine.endpoint(), options={"application_name": snapshots.WORK}, database="postgres")
+    beside = replace(engine.endpoint(), options={"application_name": store.WORK}, database="postgres")
     with psycopg.connect(beside.url(masked=False), autocommit=True) as orphan:
-        orphan.execute("SELECT pg_advisory_lock(%s)", [snapshots._MAKER])
+        orphan.execute("SELECT pg_advisory_lock(%s)", [store.MAKER])
         snapshots.take(engine, "one")
         with pytest.raises(psycopg.OperationalError):
             orphan.execute("SELECT 1")
@@ -382,18 +384,18 @@ def test_what_a_killed_command_still_does_in_the_server_is_ended(engine: Embedde
 def test_restore_waits_for_the_spare_that_is_being_prepared(
     engine: Embedded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(snapshots, "_go_on_in_background", lambda _: None)
+    monkeypatch.setattr(spares, "go_on_in_background", lambda _: None)
     snapshots.take(engine, "one")
     (digits,) = ask(engine, "SELECT right(datname, 32) FROM pg_database WHERE datname LIKE 'stack-snapshot-%'")
     endpoint = engine.endpoint()
-    beside = replace(endpoint, options={"application_name": f"{snapshots.COPY}{digits}"}, database="postgres")
+    beside = replace(endpoint, options={"application_name": f"{store.COPY}{digits}"}, database="postgres")
     with psycopg.connect(beside.url(masked=False), autocommit=True) as keeper:
-        keeper.execute("SELECT pg_advisory_lock(%s)", [snapshots._MAKER])
+        keeper.execute("SELECT pg_advisory_lock(%s)", [store.MAKER])
         waiting = threading.Thread(target=snapshots.restore, args=(engine,), daemon=True)
         waiting.start()
         time.sleep(0.3)
         assert waiting.is_alive()
-        marked = f"ALLOW_CONNECTIONS false CONNECTION LIMIT {snapshots.MARK}"
+        marked = f"ALLOW_CONNECTIONS false CONNECTION LIMIT {store.MARK}"
         spare = f'CREATE DATABASE "stack-spare-{digits}" TEMPLATE "stack-snapshot-{digits}" {marked}'
         keeper.execute(spare.encode())
     waiting.join(LIMIT)
@@ -437,7 +439,7 @@ def test_a_session_that_ends_at_any_statement_leaves_old_or_new(
 def test_the_names_are_there_when_the_server_is_not(engine: Embedded) -> None:
     snapshots.take(engine, "one two")
     snapshots.take(engine, "three")
-    file = snapshots.names_of(engine.directory)
+    file = names_room.names_of(engine.home.directory)
     assert file.read_text() == "three\none two\n"
     snapshots.drop(engine, "three", yes=True)
     assert file.read_text().startswith("one two\n\tundo: the snapshot three before `invoke drop-snapshot three`, ")

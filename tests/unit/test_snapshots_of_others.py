@@ -22,9 +22,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack import doctor, ready, report, snapshots
-from stack.embedded import Embedded
-from stack.process import Refused, StackError, look
+from stack.doctor import on_database
+from stack.engines import checks
+from stack.engines.embedded.engine import Embedded
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import look
+from stack.verbs import login as login_room
+from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("snapshots of others")
@@ -37,18 +41,18 @@ THEIRS = [
 @pytest.fixture(scope="module")
 def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with embedded(programs, tmp_path_factory.mktemp("others")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         for setting in ("fsync = off", "wal_level = logical", "max_prepared_transactions = 9"):
             ask(made, f"ALTER SYSTEM SET {setting}")
         made.stop()
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         yield made
 
 
 @pytest.fixture
 def engine(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedded]:
     """The server with an empty database and no snapshots; what runs in the background does so at once."""
-    monkeypatch.setattr(snapshots, "_go_on_in_background", snapshots.keep_ready)
+    monkeypatch.setattr(spares, "go_on_in_background", spares.keep_ready)
     clean(server)
     ask(server, "CREATE DATABASE convex_poc TEMPLATE template0", "postgres")  # others may be in template1
     yield server
@@ -116,8 +120,8 @@ def typed(engine: Embedded, sentence: str) -> None:
         assert "ERROR" not in done.stderr
 
 
-def checked(engine: Embedded) -> list[doctor.Finding]:
-    return list(doctor.unfinished_copies(SimpleNamespace(engine=engine)))  # type: ignore[arg-type]
+def checked(engine: Embedded) -> list[checks.Finding]:
+    return list(on_database.unfinished_copies(SimpleNamespace(engine=engine)))
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -146,7 +150,7 @@ def test_the_last_taken_is_the_newest_though_the_clock_was_set_back(
     assert names(engine) == ["third", "second", "first"]
     assert {each.name: each.spare for each in snapshots.listed(engine)}["third"] == "ready"
     said(capsys)
-    report.snapshots(engine, as_json=False)
+    snapshots.print_list(engine, as_json=False)
     shown = capsys.readouterr().out
     assert "ahead of the clock" in shown
     assert "116 d ago" in shown
@@ -207,7 +211,7 @@ def test_facts_that_somebody_changed_break_nothing(
         session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(found.stored), json.dumps(facts)))
     (found,) = snapshots.listed(engine)
     for as_json in (False, True):
-        report.snapshots(engine, as_json=as_json)
+        snapshots.print_list(engine, as_json=as_json)
     assert "\x1b" not in capsys.readouterr().out
     snapshots.restore(engine, found.name)
     assert ask(engine, "SELECT 1") == [1]
@@ -230,7 +234,7 @@ def test_databases_that_are_only_called_as_ours_are_left_alone(engine: Embedded)
     snapshots.take(engine, "one", overwrite=True)
     assert names(engine) == ["one"]
     assert [each.message.split()[2] for each in checked(engine)] == sorted(THEIRS)
-    snapshots.clear(engine)
+    spares.clear(engine)
     for name in THEIRS:
         assert ask(engine, "SELECT count(*) FROM precious", name) == [0]
     for each in checked(engine)[:1]:
@@ -262,10 +266,10 @@ def test_a_half_dropped_database_is_dropped_only_when_it_is_ours(engine: Embedde
 
 
 def test_a_killed_copy_is_ours_from_its_first_moment(engine: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
-    with snapshots.log_in(engine, "x") as cluster:
+    with login_room.administrator(engine, "x") as cluster:
         monkeypatch.setattr(cluster, "_copy_grants", lambda *_: cluster.run("DROP ROLE {}", "nobody"))
         with pytest.raises(psycopg.errors.UndefinedObject):
-            cluster.copy("convex_poc", f"stack-making-{'a' * 32}", limit=snapshots.MARK, comment="{}")
+            cluster.copy("convex_poc", f"stack-making-{'a' * 32}", limit=store.MARK, comment="{}")
     assert ours(engine) == ["stack-making"]
     assert [each.fix is not None for each in checked(engine)] == [True]
     names(engine)
@@ -285,7 +289,7 @@ def test_an_application_that_is_called_as_we_are_keeps_its_session(
         theirs.execute("SELECT pg_advisory_lock(1)")
         snapshots.take(engine, "one")
         snapshots.restore(engine, "one")
-        snapshots.clear(engine)
+        spares.clear(engine)
         snapshots.drop(engine, "one", yes=True)
         assert theirs.execute("SELECT 1").fetchone() == (1,)
 
@@ -294,7 +298,7 @@ def test_an_application_called_as_the_copier_keeps_nobody_waiting(engine: Embedd
     without = Embedded(replace(engine.settings, spare=False), engine.root)
     snapshots.take(without, "one")
     (found,) = snapshots.listed(engine)
-    with login(engine, "postgres", application_name=snapshots.COPY + found.id):
+    with login(engine, "postgres", application_name=store.COPY + found.id):
         snapshots.restore(without)
 
 
@@ -326,7 +330,7 @@ def test_the_mark_of_a_template_and_the_connection_limit_come_back_and_keep_noth
 
 def doom(engine: Embedded, digits: str = "a") -> str:
     name = f"stack-doomed-{digits * 32}"
-    ask(engine, f'CREATE DATABASE "{name}" CONNECTION LIMIT {snapshots.MARK}', "postgres")
+    ask(engine, f'CREATE DATABASE "{name}" CONNECTION LIMIT {store.MARK}', "postgres")
     return name
 
 
@@ -356,9 +360,9 @@ def test_one_that_cannot_be_dropped_stops_no_other_and_is_named(
     (finding,) = checked(engine)
     assert "is being accessed by other users" in finding.message
     with pytest.raises(StackError, match=r"could not be dropped.*other users"):
-        snapshots.clear(engine)
+        spares.clear(engine)
     typed(engine, finding.cure)
-    snapshots.clear(engine)
+    spares.clear(engine)
     assert checked(engine)[0].state == "ok"
 
 
@@ -368,17 +372,17 @@ def test_a_session_that_cannot_be_ended(engine: Embedded, capsys: pytest.Capture
         os.kill(session.info.backend_pid, signal.SIGSTOP)
         try:
             began = time.monotonic()
-            snapshots.keep_ready(engine)
+            spares.keep_ready(engine)
             assert time.monotonic() - began < 40
             said(capsys)
             assert names(engine) == []
             assert "There is 1 other session" in said(capsys)
             assert f"({session.info.backend_pid})" in checked(engine)[0].cure
             with pytest.raises(StackError, match="other session"):
-                snapshots.clear(engine)
+                spares.clear(engine)
         finally:
             os.kill(session.info.backend_pid, signal.SIGCONT)
-    snapshots.clear(engine)
+    spares.clear(engine)
     assert ours(engine) == []
 
 
@@ -388,10 +392,10 @@ def test_a_lock_on_one_of_ours_does_not_keep_the_background_for_ever(engine: Emb
         session.execute("BEGIN")
         session.execute(f"""COMMENT ON DATABASE "{stuck}" IS 'mine'""".encode())
         began = time.monotonic()
-        snapshots.keep_ready(engine)
+        spares.keep_ready(engine)
         assert time.monotonic() - began < 60
         session.execute("ROLLBACK")
-    snapshots.keep_ready(engine)
+    spares.keep_ready(engine)
     assert ours(engine) == []
 
 
@@ -510,7 +514,7 @@ def test_no_program_or_name_steers_the_terminal(engine: Embedded, capsys: pytest
         with login(engine, database) as session:
             session.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)))
             snapshots.take(other, "one")
-        report.snapshots(engine, as_json=False)
+        snapshots.print_list(engine, as_json=False)
         snapshots.restore(other)
         with pytest.raises(Refused, match="no snapshot"):
             snapshots.restore(other, "x\x1by")
@@ -628,7 +632,7 @@ def test_a_lock_that_no_login_passes_is_explained(engine: Embedded, capsys: pyte
 def test_only_who_was_there_before_the_lock_is_ended(engine: Embedded) -> None:
     (oid,) = ask(engine, "SELECT oid FROM pg_database WHERE datname = 'convex_poc'", "postgres")
     done = threading.Event()
-    with snapshots.log_in(engine, "x") as cluster, login(engine) as session:
+    with login_room.administrator(engine, "x") as cluster, login(engine) as session:
         thread = threading.Thread(target=cluster._keep_ending, args=(oid, done))
         thread.start()
         try:

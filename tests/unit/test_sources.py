@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from stack.process import Refused, StackError
-from stack.sources import HEAD, Source, opened, seeds
+from stack.ground.errors import Refused, StackError
+from stack.sql.sources import HEAD, Source, opened, seeds
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -358,7 +358,7 @@ def test_no_room_for_a_pipe_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("stack.unpack.shutil.copyfileobj", full)
+    monkeypatch.setattr("stack.sql.unpack.shutil.copyfileobj", full)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(SQL)))
     with pytest.raises(Refused, match=r"cannot be kept in .*No space left.*TMPDIR"), opened("-"):
         pass

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, strategies
 from hypothesis import settings as examples
 
-from stack import ready, uuid_ossp
+from stack.server import uuid_ossp
+from stack.verbs import up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("uuid-ossp")
@@ -34,7 +35,7 @@ ORIGINAL = {  # \df of PostgreSQL's own: arguments, volatile or immutable
 @pytest.fixture(scope="module")
 def session(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection[Any]]:
     with embedded(programs, tmp_path_factory.mktemp("uuid")) as made:
-        ready.bring_up(made, 30, pull=False, wait=True)
+        up.bring_up(made, 30, pull=False, wait=True)
         with psycopg.connect(made.endpoint().url(masked=False), autocommit=True) as session:
             session.execute('CREATE SCHEMA odd; CREATE EXTENSION "uuid-ossp" SCHEMA odd')
             yield session

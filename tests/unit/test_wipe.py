@@ -2,35 +2,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stack import wipe
-from stack.guards import Holder
-from stack.process import Refused, StackError
+from stack.ground.errors import Refused, StackError
+from stack.server.processes import Holder
+from stack.verbs import wipe
+from tests.fake import FakeEngine
 
 
-class Down:
+def down(root: Path, holders: Sequence[Holder] = ()) -> FakeEngine:
     """A stack that is down, in `root`."""
-
-    def __init__(self, root: Path, holders: list[Holder] | None = None) -> None:
-        self.root, self._holders = root, holders or []
-
-    def directories(self) -> dict[str, Path]:
-        return {"pg": self.root / "data" / "pg", "convex": self.root / "data" / "convex"}
-
-    def volumes(self) -> dict[str, str]:
-        return {}
-
-    def holders(self, path: Path) -> list[Holder]:
-        return self._holders
-
-    def check_deletable(self, path: Path) -> None: ...
-
-    def stop(self) -> None: ...
+    return FakeEngine(root=root, holders=holders)
 
 
 @pytest.fixture
@@ -46,22 +32,22 @@ def run(engine: Any, service: str = "", **options: bool) -> None:
 
 
 def test_it_deletes_the_data_and_leaves_nothing_aside(root: Path) -> None:
-    run(Down(root))
+    run(down(root))
     assert list((root / "data").iterdir()) == []
 
 
 def test_one_service_can_be_chosen(root: Path) -> None:
-    run(Down(root), "pg")
+    run(down(root), "pg")
     assert [path.name for path in (root / "data").iterdir()] == ["convex"]
 
 
 def test_an_unknown_service_is_refused(root: Path) -> None:
     with pytest.raises(Refused, match="pg, convex"):
-        run(Down(root), "postgres")
+        run(down(root), "postgres")
 
 
 def test_dry_run_shows_and_deletes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(Down(root), dry_run=True)
+    run(down(root), dry_run=True)
     assert (root / "data" / "pg" / "PG_VERSION").exists()
     assert str(root / "data" / "pg") in capsys.readouterr().err
 
@@ -69,7 +55,7 @@ def test_dry_run_shows_and_deletes_nothing(root: Path, capsys: pytest.CaptureFix
 def test_without_terminal_and_yes_it_refuses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(Refused, match="--yes"):
-        run(Down(root), yes=False)
+        run(down(root), yes=False)
     assert (root / "data" / "pg" / "PG_VERSION").exists()
 
 
@@ -78,7 +64,7 @@ def test_a_symbolic_link_is_refused_and_what_it_leads_to_is_safe(root: Path, tmp
     (root / "data" / "pg").rename(outside)
     (root / "data" / "pg").symlink_to(outside)
     with pytest.raises(Refused, match="symbolic link"):
-        run(Down(root))
+        run(down(root))
     assert (outside / "PG_VERSION").exists()
     assert (root / "data" / "convex").exists()
 
@@ -87,7 +73,7 @@ def test_data_itself_may_not_be_a_link(root: Path, tmp_path: Path) -> None:
     (root / "data").rename(tmp_path / "data")
     (root / "data").symlink_to(tmp_path / "data")
     with pytest.raises(Refused, match="symbolic link"):
-        run(Down(root))
+        run(down(root))
     assert (tmp_path / "data" / "pg" / "PG_VERSION").exists()
 
 
@@ -96,7 +82,7 @@ def test_a_file_in_its_place_is_refused(root: Path) -> None:
     (root / "data" / "pg").rmdir()
     (root / "data" / "pg").write_text("precious")
     with pytest.raises(Refused, match="not a directory"):
-        run(Down(root))
+        run(down(root))
     assert (root / "data" / "pg").read_text() == "precious"
 
 
@@ -118,13 +104,13 @@ def test_nothing_but_the_named_leaves_is_ever_deleted(root: Path, name: str, pat
 
 def test_a_directory_that_a_container_uses_is_refused(root: Path) -> None:
     with pytest.raises(Refused, match="docker stop stranger"):
-        run(Down(root, [Holder("the container stranger", "docker stop stranger")]))
+        run(down(root, [Holder("the container stranger", "docker stop stranger")]))
     assert (root / "data" / "pg" / "PG_VERSION").exists()
 
 
 def test_the_next_wipe_finishes_what_a_dead_one_moved_aside(root: Path) -> None:
     (root / "data" / "pg").rename(root / "data" / ".wiped-pg-1")
-    run(Down(root))
+    run(down(root))
     assert list((root / "data").iterdir()) == []
 
 
@@ -133,7 +119,7 @@ def test_a_link_that_lies_aside_is_removed_and_not_followed(root: Path, tmp_path
     outside.mkdir()
     (outside / "canary").touch()
     (root / "data" / ".wiped-pg-1").symlink_to(outside)
-    wipe.sweep(Down(root))  # type: ignore[arg-type]
+    wipe.sweep(down(root))
     assert (outside / "canary").exists()
     assert not (root / "data" / ".wiped-pg-1").is_symlink()
 
@@ -141,18 +127,18 @@ def test_a_link_that_lies_aside_is_removed_and_not_followed(root: Path, tmp_path
 def test_names_that_cannot_be_read_or_deleted_do_not_stop_it(root: Path) -> None:
     names = root / "data" / ".pg-snapshots"
     names.write_bytes(b"\xff\n")
-    assert [loss.snapshots for loss in wipe.losses(Down(root), "pg")] == [("\ufffd",)]  # type: ignore[arg-type]
+    assert [loss.snapshots for loss in wipe.losses(down(root), "pg")] == [("\ufffd",)]
     names.unlink()
     names.mkdir()
-    run(Down(root))
+    run(down(root))
     assert list((root / "data").iterdir()) == [names]
 
 
 def test_a_file_has_no_size_as_a_directory_and_is_nothing_that_we_left(root: Path) -> None:
     file = root / "data" / ".new-mine"
     file.write_text("precious")
-    assert wipe.size(Down(root), file) == 0  # type: ignore[arg-type]
-    wipe.sweep(Down(root))  # type: ignore[arg-type]
+    assert wipe.size(down(root), file) == 0
+    wipe.sweep(down(root))
     assert file.read_text() == "precious"
 
 
@@ -160,14 +146,14 @@ def test_a_dump_that_another_command_writes_is_spared(root: Path) -> None:
     program = """
 import os, sys
 vars(os).pop("O_TMPFILE", None)  # where every file has a name from its first byte
-from stack import files
+from stack.ground import files
 files.write(sys.argv[1], lambda stream: (stream.write(b"all"), print(flush=True), input()))
 """
     argv = [sys.executable, "-c", program, str(root / "data" / "my.dump")]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writing:
         assert writing.stdout
         writing.stdout.readline()
-        wipe.sweep(Down(root))  # type: ignore[arg-type]
+        wipe.sweep(down(root))
         writing.communicate(b"\n")
     assert writing.returncode == 0
     assert (root / "data" / "my.dump").read_bytes() == b"all"
@@ -187,11 +173,11 @@ def test_what_a_living_command_is_making_is_spared_and_what_a_dead_one_left_is_n
         reused = data / f".new-embedded-{living.pid}-x3"
         reused.mkdir()
         os.utime(reused, (0, time.time() - 3600))
-        wipe.sweep(Down(root))  # type: ignore[arg-type]
+        wipe.sweep(down(root))
         left = {path.name for path in data.iterdir()} - {"pg", "convex"}
         assert left == {name for name, stays in names.items() if stays}
         living.communicate(b"\n")
-    wipe.sweep(Down(root))  # type: ignore[arg-type]
+    wipe.sweep(down(root))
     assert {path.name for path in data.iterdir()} == {"pg", "convex"}
 
 
@@ -205,7 +191,7 @@ def test_a_directory_that_is_mounted_from_the_same_disk_is_refused(root: Path, t
     subprocess.run(["mount", "--bind", other, root / "data"], check=True)
     try:
         with pytest.raises(Refused, match="is a mount point"):
-            run(Down(root), yes=True)
+            run(down(root), yes=True)
     finally:
         subprocess.run(["umount", root / "data"], check=True)
     assert (other / "pg" / "rows").exists()
@@ -224,9 +210,15 @@ def stuck(root: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-class Helpless(Down):
-    def delete(self, path: Path) -> None:
+def helpless(root: Path) -> FakeEngine:
+    """An engine that cannot delete what the user may not."""
+
+    def delete(path: Path) -> None:
         raise StackError(f"{path} holds files that another user owns.", cure=f"`sudo rm -rf '{path}'`")
+
+    engine = down(root)
+    engine.data.delete = delete  # type: ignore[method-assign]
+    return engine
 
 
 def test_one_leftover_that_stays_stops_neither_the_others_nor_a_start(
@@ -234,19 +226,19 @@ def test_one_leftover_that_stays_stops_neither_the_others_nor_a_start(
 ) -> None:
     other = root / "data" / ".wiped-pg-2"
     other.mkdir()
-    wipe.tidy(Helpless(root))  # type: ignore[arg-type]
+    wipe.tidy(helpless(root))
     assert not other.exists()
     assert str(stuck) in capsys.readouterr().err
     other.mkdir()
     with pytest.raises(StackError, match=str(stuck)):
-        wipe.sweep(Helpless(root))  # type: ignore[arg-type]
+        wipe.sweep(helpless(root))
     assert not other.exists()
 
 
 def test_a_leftover_of_another_time_does_not_keep_anybody_from_deleting(
     root: Path, stuck: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(Helpless(root), yes=True)
+    run(helpless(root), yes=True)
     assert not (root / "data" / "pg").exists()
     assert "Deleted." in (said := capsys.readouterr().err)
     assert str(stuck) in said
@@ -260,7 +252,7 @@ def test_leftovers_in_a_directory_that_may_not_be_written_are_told(
     try:
         if os.geteuid() == 0:
             pytest.skip("root writes everywhere")
-        wipe.tidy(Helpless(root))  # type: ignore[arg-type]
+        wipe.tidy(helpless(root))
         assert ".wiped-link" in capsys.readouterr().err
     finally:
         (root / "data").chmod(0o700)

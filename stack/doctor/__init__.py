@@ -1,0 +1,1 @@
+"""Everything that is known to go wrong, one function per check."""

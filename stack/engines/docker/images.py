@@ -1,0 +1,58 @@
+"""The images of the services: which are missing, and how they come."""
+
+from __future__ import annotations
+
+import re
+
+from stack.engines.docker.plan import POSTGRES, Plan
+from stack.ground.errors import StackError
+from stack.ground.run import do, look
+from stack.server.programs import MAJOR
+
+
+class Images:
+    """The images of one checkout's services."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def missing(self) -> list[str]:
+        """Return the images that this stack needs and this machine does not have."""
+        images = {service["image"] for service in self.plan.config["services"].values() if "image" in service}
+        return sorted(
+            image for image in images if "No such image" in look(["docker", "image", "inspect", image]).stderr
+        )
+
+    def pull(self, *, missing: bool = False) -> None:
+        """Fetch the images, or the missing ones, with Compose's own progress. Raises StackError when that fails."""
+        # By name: `--policy missing` would still ask a registry for whatever is tagged latest.
+        wanted = self.missing() if missing else []
+        names = [name for name, spec in self.plan.config["services"].items() if spec.get("image") in wanted]
+        if do(self.plan.compose("pull", *names)):
+            absent = ", ".join(self.missing()) or "some"
+            raise StackError(
+                f"Images could not be pulled ({absent} missing); the reason stands above. Mend the network"
+                " or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then type the"
+                " command again."
+            )
+
+    def why_not(self, image: str) -> str:
+        """Return why an image's registry does not give it; empty when it does, which takes seconds."""
+        exact = re.sub(r":[^:/@]+@", "@", image)  # the digest says it all
+        asked = look(["docker", "manifest", "inspect", exact], timeout=20)
+        return asked.stderr.strip() if asked.returncode else ""
+
+    def major(self) -> int:
+        """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""
+        image = self.plan.config["services"].get(POSTGRES, {}).get("image", "")
+        variables = look(["docker", "image", "inspect", "--format", "{{json .Config.Env}}", image]).stdout
+        told = re.search(r'"PG_MAJOR=(\d+)', variables)
+        return int(told[1]) if told else 0
+
+
+def too_new_image(runs: int) -> tuple[str, str]:
+    """Return why an image of a newer major version than the stack's is not started, and the cure."""
+    return (
+        f"The image is PostgreSQL {runs}, which keeps its data elsewhere than this stack's {MAJOR}.",
+        f"Set POSTGRES_IMAGE back to PostgreSQL {MAJOR}.",
+    )

@@ -1,0 +1,1 @@
+"""The engine that runs PostgreSQL as a process of this machine."""

@@ -1,0 +1,1 @@
+"""What knows of no database: programs, words, files, settings, ports, the lock."""

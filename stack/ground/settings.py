@@ -1,0 +1,153 @@
+"""Settings: `.env` and the environment, checked before anything starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stack.ground.dotenv import read_env_file
+from stack.ground.errors import Refused
+
+ROOT = Path(__file__).resolve().parents[2]
+# The same defaults stand in the Compose files and in .env.example; a test holds the three together.
+DEFAULTS: dict[str, str] = {
+    "COMPOSE_PROJECT_NAME": "convex-poc",
+    "STACK_ENGINE": "auto",
+    "STACK_LAYERS": "dev",
+    "STACK_SPARE": "1",
+    "BIND_ADDRESS": "127.0.0.1",
+    "POSTGRES_PORT": "5433",
+    "POSTGRES_USER": "postgres",
+    "POSTGRES_PASSWORD": "postgres",
+    "POSTGRES_DB": "convex_poc",
+    "POSTGRES_IMAGE": "postgres:17.11-trixie@sha256:d74eeac9a635390a49bc21bd49fccd973de707e2a53a76ac49b552b8712ec46f",
+    "CONVEX_BACKEND_IMAGE": "ghcr.io/get-convex/convex-backend:19431ea0dd90bc55ae58dbbd06d9aa045f97336f"
+    "@sha256:467964cc6af57ba3e757e3e6cb1fa09a1c577803a19f03f0f42c9c4b134b070c",
+    "CONVEX_DASHBOARD_IMAGE": "ghcr.io/get-convex/convex-dashboard:19431ea0dd90bc55ae58dbbd06d9aa045f97336f"
+    "@sha256:5f4620ca0640ed863a8c5109123b9831157e889c6294e28c5e96ea0a62375efb",
+    "CONVEX_PORT": "3210",
+    "CONVEX_SITE_PORT": "3211",
+    "CONVEX_DASHBOARD_PORT": "6791",
+    "CONVEX_INSTANCE_NAME": "convex-self-hosted",
+    "CONVEX_INSTANCE_SECRET": "",
+    "POSTGRES_BIN_DIR": "",
+    "DATABASE_URL": "",
+}
+SECRETS = ("POSTGRES_PASSWORD", "CONVEX_INSTANCE_SECRET", "DATABASE_URL")
+PORTS = ("POSTGRES_PORT", "CONVEX_PORT", "CONVEX_SITE_PORT", "CONVEX_DASHBOARD_PORT")
+ENGINES = ("auto", "docker", "embedded", "external")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, checked; ports are TCP ports on the host."""
+
+    project: str
+    engine: str
+    layers: tuple[str, ...]
+    bind_address: str
+    ports: Mapping[str, int]
+    user: str
+    password: str = field(repr=False)
+    database: str
+    bin_dir: str
+    """Where PostgreSQL's programs are; empty: wherever they are found."""
+    database_url: str = field(repr=False)
+    """The server of the external engine; nothing else reads it."""
+    spare: bool
+    """Whether a copy of the latest snapshot is kept ready for `restore`."""
+    env_file: Path
+    """`.env` where there is one, else the null device: what Compose is told to read."""
+
+
+def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str | None = None) -> Settings:
+    """Read and check the settings of the checkout at `root`; `layers` replaces STACK_LAYERS.
+
+    A variable in `environ` wins over `.env`; an empty one stands for the default, as it does to Compose.
+    Raises Refused with file, line and reason when a value cannot be used.
+    """
+    path = root / ".env"
+    file = read_env_file(path) if path.exists() else {}
+    values = {name: (environ[name] if name in environ else file.get(name)) or default
+              for name, default in DEFAULTS.items()}  # fmt: skip
+    for name, (fits, wanted) in _RULES.items():
+        if not fits(values[name]):
+            # A line end that was lost puts the next line, and the secret in it, into this value.
+            shown = "" if name in SECRETS or set("=@") & set(values[name]) else f" {values[name]!r}"
+            where = "the environment" if name in environ else str(path)
+            raise Refused(f"{name}{shown} cannot be used: it must be {wanted}. Change it in {where}.")
+    ports = {name: int(values[name]) for name in PORTS}
+    return Settings(
+        project=values["COMPOSE_PROJECT_NAME"],
+        engine=values["STACK_ENGINE"],
+        layers=tuple(filter(None, re.split(r"[,\s]+", values["STACK_LAYERS"] if layers is None else layers))),
+        bind_address=values["BIND_ADDRESS"],
+        ports=ports,
+        user=values["POSTGRES_USER"],
+        password=values["POSTGRES_PASSWORD"],
+        database=values["POSTGRES_DB"],
+        bin_dir=values["POSTGRES_BIN_DIR"],
+        database_url=values["DATABASE_URL"],
+        spare=values["STACK_SPARE"] == "1",
+        env_file=path if path.exists() else Path(os.devnull),
+    )
+
+
+def _is_port(value: str) -> bool:
+    return value.isascii() and value.isdigit() and 0 < int(value) < 65536 and str(int(value)) == value
+
+
+def _is_address(value: str) -> bool:
+    try:
+        return bool(ipaddress.IPv4Address(value))
+    except ValueError:
+        return False
+
+
+def _is_identifier(value: str) -> bool:
+    # `=` and a URI would be taken for a whole connection string by every libpq program.
+    return value.isprintable() and len(value.encode()) <= 63 and "=" not in value and "://" not in value
+
+
+def layer_files(root: Path, layers: tuple[str, ...], *, there: bool = False) -> list[Path]:
+    """Return the Compose files of a checkout, the base first, or those that are `there`.
+
+    Else raises Refused when that of a layer does not exist.
+    """
+    files = [root / name for name in ("docker-compose.yml", *(f"docker-compose.{layer}.yml" for layer in layers))]
+    for file in files if not there else ():
+        if not file.is_file():
+            known = ", ".join(sorted(path.name.split(".")[1] for path in root.glob("docker-compose.*.yml"))) or "none"
+            raise Refused(
+                f"{file.relative_to(root)} does not exist, so there is no such layer. Layers here: {known}. Change"
+                " --layers or STACK_LAYERS."
+            )
+    return [file for file in files if file.is_file()]
+
+
+_RULES: dict[str, tuple[Callable[[str], object], str]] = {
+    "COMPOSE_PROJECT_NAME": (
+        re.compile(r"[a-z0-9][a-z0-9_-]*").fullmatch,
+        "lower-case letters, digits, - and _, beginning with a letter or digit",
+    ),
+    "STACK_ENGINE": (ENGINES.__contains__, " or ".join(ENGINES)),
+    "STACK_LAYERS": (
+        re.compile(r"[\w.-]+([,\s]+[\w.-]+)*").fullmatch,
+        "names of docker-compose.<name>.yml files with commas between them",
+    ),
+    "STACK_SPARE": (("0", "1").__contains__, "0 or 1"),
+    "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
+    **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
+    "POSTGRES_USER": (
+        # initdb fails on the rest
+        lambda name: _is_identifier(name) and not name.startswith("pg_") and not set("\"$'\\") & set(name),
+        "at most 63 bytes of printable text that does not begin with pg_ and has no = \" ' $ \\ or :// in it",
+    ),
+    "POSTGRES_DB": (_is_identifier, "at most 63 bytes of printable text without = or ://"),
+    "POSTGRES_PASSWORD": (str.isprintable, "printable text on one line"),
+    "CONVEX_INSTANCE_SECRET": (re.compile(r"([0-9a-fA-F]{64})?").fullmatch, "64 hexadecimal digits, or empty"),
+}

@@ -1,0 +1,122 @@
+"""What goes out of a database into a file: dump."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from stack.engines.base import Engine
+from stack.ground import files
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import PIPE, Command, start
+from stack.ground.talk import human, progress, say
+from stack.sql import formats
+from stack.sql.sources import CHUNK
+from stack.verbs import feed
+from stack.verbs.causes import known
+
+
+def dump(engine: Engine, file: str) -> None:
+    """Write the database to `file`, as SQL or as an archive by the ending of its name, with the server's own pg_dump.
+
+    `-` is stdout, which gets an archive; nothing stands for a dated one in backups/. The file appears when it is
+    complete and on the disk. Raises StackError when pg_dump fails, and Refused for a terminal, a directory, a place
+    among the stack's data, and an ending that would not be true.
+    """
+    folder = engine.root / "backups"
+    _refuse_among_data(engine.root, file)
+    written = formats.format_of(file)
+    with feed.session(engine) as name:
+        command = engine.client("pg_dump", *written.options, name=name)
+        before = written.pack(formats.preamble(_bare(engine, name))) if written.pack else b""
+        where = {"-": "stdout", "": str(folder)}.get(file, file)
+
+        def fill(output: IO[bytes]) -> None:
+            output.write(before)
+            output.flush()
+            _dump_into(engine, output, command, where)
+
+        try:
+            if file and not files.write("/dev/stdout" if file == "-" else file, fill):
+                if file != "-":
+                    say(f"Wrote the database to {file}.")
+                return
+            made = Path(file) if file else files.add(folder, _dated(), fill)
+        except IsADirectoryError:
+            inside = files.typed(Path(file, "my.dump"))
+            raise Refused(
+                f"{file} is a directory, and a dump is a file. Nothing was done. Name one: `invoke dump {inside}`."
+            ) from None
+        except OSError as error:
+            raise StackError(
+                f"{where} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
+            ) from None
+    say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
+
+
+def _bare(engine: Engine, name: str) -> bytes:
+    """Return an archive of the database without anything in it. Raises StackError when pg_dump fails."""
+    argv, env = engine.client(*formats.BARE, name=name)
+    with tempfile.TemporaryFile() as said, start(argv, env, stdout=PIPE, stderr=said) as child:
+        assert child.stdout
+        archive = child.stdout.read()
+        if child.wait():
+            said.seek(0)
+            why = said.read().decode(errors="replace").strip() or f"exit code {child.returncode}"
+            raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
+    return archive
+
+
+def _refuse_among_data(root: Path, file: str) -> None:
+    data, target = Path(os.path.realpath(root / "data")), Path(os.path.realpath(file))
+    if file and data in target.parents and (target.parent != data or target.name.startswith(".")):
+        raise Refused(
+            f"{file} is among the files that the stack keeps in {data}, which servers read and `invoke reset-data`"
+            " deletes. Nothing was done. Choose another place: invoke dump FILE"
+        )
+
+
+def _dated() -> Iterator[str]:
+    now = f"{datetime.now():%Y-%m-%d_%H%M%S}"
+    yield f"{now}.dump"
+    yield from (f"{now}-{n}.dump" for n in itertools.count(2))
+
+
+def _dump_into(engine: Engine, output: IO[bytes], command: Command, where: str) -> None:
+    """Run pg_dump into a file or whatever was opened. Raises StackError with what it said when it fails."""
+    if output.isatty():
+        raise Refused("A dump is binary and that is a terminal. Name a file, or redirect: invoke dump - > my.dump")
+    said = b""
+    ours = output.readable()  # a file of which nobody else knows yet, unlike a pipe or what the shell has opened
+    with progress("Dumping") if ours else nullcontext(lambda _: None) as show:
+        child = start(*command, stdout=output, stderr=PIPE)
+        words: IO[bytes] = child.stderr  # type: ignore[assignment]
+        try:
+            while True:  # its stderr ends when it does
+                if select.select([words], [], [], 0.2)[0]:
+                    if not (piece := os.read(words.fileno(), CHUNK)):
+                        break
+                    said += piece
+                show(os.fstat(output.fileno()).st_size)
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            child.wait()
+            words.close()
+    if child.returncode == -signal.SIGPIPE:
+        raise StackError("Nobody reads on, and what was read is no whole dump.")
+    if child.returncode:
+        ended = f"exit code {child.returncode}" if child.returncode > 0 else signal.strsignal(-child.returncode)
+        why = said.decode(errors="replace").strip() or f"{ended}"
+        why = why.replace("/dev/stdout", where)  # as Docker's client calls what it was given
+        kept = "Nothing was written" if ours else "What was written is no whole dump"
+        raise StackError(f"{kept}: pg_dump failed. It said:\n{known(engine, why)}")

@@ -1,0 +1,126 @@
+"""Writes `.env`; with names and ports of its own for a second checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+
+from stack.engines.docker.machine import projects, running_from
+from stack.engines.embedded.engine import Embedded
+from stack.ground import disk, dotenv, files, settings
+from stack.ground.dotenv import assign
+from stack.ground.errors import Refused, StackError
+from stack.ground.ports import is_free
+
+
+def init(root: Path, *, isolated: bool, password: bool = False) -> str:
+    """Write `.env` from `.env.example`, or add to the one that is there, and say what was done.
+
+    Nothing that the user wrote is lost: an existing file is left as it is, but for the project's name and the ports
+    with `isolated`, and the default password with `password`. Raises Refused when there is another password already.
+    """
+    file = root / ".env"
+    if file.is_dir():
+        raise Refused(
+            f"{file} is a directory, such as Docker makes where it is to mount a file that is not there. Nothing was"
+            f" written. Look at what is in it, and remove it: `rmdir {quote(str(file))}`."
+        )
+    if file.exists() and not isolated and not password:
+        return f"{file} is there already, and was left as it is."
+    if file.exists() and not file.is_file():
+        names = ("COMPOSE_PROJECT_NAME", *settings.PORTS) if isolated else ("POSTGRES_PASSWORD",)
+        raise Refused(
+            f"{file} is no regular file, so what is in it comes from elsewhere. Nothing was written. Set"
+            f" {', '.join(names)} there, or in the shell."
+        )
+    if isolated:
+        refuse_if_running(root)
+    source = file if file.exists() else root / ".env.example"
+    changes = _random_password(file) if password else {}
+    if isolated:
+        changes.update(isolation(root, settings.load(root).bind_address))
+    with _told(source, file):
+        text = source.read_bytes().decode("utf-8-sig")
+    for name, value in changes.items():
+        text = assign(text, name, value)
+    with _told(file, file):
+        if password and file.exists():  # it comes to hold a secret, and keeps its mode when it is replaced
+            file.chmod(file.stat().st_mode & 0o700)
+        files.write_text(file, text)  # for the owner alone when it is new
+    return f"Wrote {file}.{''.join(_chosen(root, name, value) for name, value in changes.items())}"
+
+
+def _random_password(file: Path) -> dict[str, str]:
+    """Return a password that every dotenv reader and every URL takes as it is. Raises Refused where one is set."""
+    name = "POSTGRES_PASSWORD"
+    if name in os.environ:
+        raise Refused(
+            f"{name} is set in the environment, where it wins over `.env`. Nothing was done. Type `unset {name}`, then"
+            " the command again."
+        )
+    there = dotenv.read_env_file(file).get(name) if file.exists() else ""
+    if there and there != settings.DEFAULTS[name]:
+        raise Refused(
+            f"{file} has a {name} of your own already, which was left as it is. For a random one delete that line and"
+            " type the command again; then `invoke doctor --fix`, while the stack is up, gives it to the database."
+        )
+    return {name: secrets.token_hex(16)}
+
+
+def _chosen(root: Path, name: str, value: str) -> str:
+    """Return what to say of a setting that was written; of a secret, not what it is."""
+    if name not in settings.SECRETS:
+        return f"\n  {name}={value}"
+    keeps = any(disk.has_data(root / "data" / leaf) for leaf in ("pg", "embedded"))
+    until = "The data that is there keeps its former password until `invoke up`, then `invoke doctor --fix`, change it."
+    return f"\n  {name} is a random one; `invoke env` prints it. {until if keeps else ''}".rstrip()
+
+
+def refuse_if_running(root: Path) -> None:
+    """Raise Refused while this checkout's stack runs: under another name it would be started a second time."""
+    running = running_from(root)
+    if Embedded(settings.load(root), root).services()[0].state == "running":
+        running.append("the embedded PostgreSQL")
+    if running:
+        raise Refused(
+            f"This checkout's stack is running ({', '.join(running)}), and with a new name and new ports it would no"
+            " longer be found. Nothing was written.",
+            cure="Type `invoke down`, then `invoke init --isolated` again.",
+        )
+
+
+@contextmanager
+def _told(used: Path, kept: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StackError(
+            f"{used} cannot be used: {error.strerror}. {kept} is as it was. Mend that, then type the command again."
+        ) from None
+
+
+def isolation(root: Path, address: str) -> dict[str, str]:
+    """Return a project name made from the folder's, and free ports on `address`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", root.name.lower()).strip("-") or "stack"
+    mark = zlib.crc32(os.fsencode(root))
+    if slug == settings.DEFAULTS["COMPOSE_PROJECT_NAME"] or projects().get(slug, root) != root:
+        slug = f"{slug}-{mark:08x}"
+    return {"COMPOSE_PROJECT_NAME": slug, **free_ports(mark % 300, lambda port: is_free(address, port))}
+
+
+def free_ports(start: int, free: Callable[[int], bool]) -> dict[str, str]:
+    """Return the first set of ports, each moved by the same multiple of ten, that is free altogether.
+
+    The search begins at `start`, which differs between checkouts, so that two that are down do not choose alike.
+    """
+    for step in range(start + 1, start + 301):
+        ports = {name: int(settings.DEFAULTS[name]) + 10 * step for name in settings.PORTS}
+        if all(map(free, ports.values())):
+            return {name: str(port) for name, port in ports.items()}
+    raise StackError("No free set of ports was found. Set POSTGRES_PORT, CONVEX_PORT and the others in `.env` by hand.")

@@ -1,0 +1,148 @@
+"""What comes into a database from files: seed, load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stack.engines.base import Engine
+from stack.ground import files
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import look
+from stack.ground.talk import confirm, counted, say
+from stack.sql.sources import opened, seeds
+from stack.verbs import aside, single, whole
+from stack.verbs.causes import told
+from stack.verbs.drop import BACK
+from stack.verbs.feed import Unfit
+from stack.verbs.whole import How
+
+_COUNT = """
+SELECT count(*) + (SELECT count(*) FROM pg_largeobject_metadata), current_setting('server_version_num')
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+"""
+
+
+def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
+    """Apply the files of seed/ in name order, all of them or none, and return them.
+
+    Nobody may enter the database meanwhile: it is a copy of it that they are applied to, and what is written to the
+    other would be lost. Raises StackError with psql's words at the first file that fails; nothing is kept then.
+    """
+    there, others = seeds(engine.root / "seed")
+    if others:
+        say(f"Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip: {', '.join(others)}.")
+    if not there:
+        say("There is nothing in seed/ to apply. Put files of SQL there, such as seed/010_schema.sql.")
+        return []
+    notes: list[str] = []
+    with _place(engine, "seed", afresh=False, room=sum(file.stat().st_size for file in there), yes=yes) as place:
+        for file in there:
+            say(f"seed/{file.name}")
+            with opened(str(file)) as source:
+                source.name = f"seed/{file.name}"
+                try:
+                    notes += place.fill(whole.Ahead(engine, source, How(beside=file.parent)))
+                except Unfit as error:
+                    raise StackError(_not_seeded(engine, file, error.what)) from None
+    for each in notes:
+        say(each)
+    say(f"Applied {counted(len(there), 'file')} of seed/.{place.back}")
+    return there
+
+
+def _not_seeded(engine: Engine, file: Path, why: str) -> str:
+    kept = "nothing of seed/ was kept: the database is as it was"
+    if engine.name == "external":
+        kept = "nothing of it was kept; the files before it were applied"
+    return f"seed/{file.name} failed, and {kept}. The reason:\n{why}\nMend the file, then type `invoke seed`."
+
+
+def load(
+    engine: Engine,
+    file: str,
+    *,
+    clean: bool,
+    yes: bool,
+    encoding: str = "",
+    database: str = "",
+    trust: bool = False,
+) -> None:
+    """Bring a dump or a file of SQL, compressed or not, into the database: all or nothing. `-` is stdin.
+
+    What it is, is told by its first bytes. Of a script with several databases, `database` is wanted; without `trust`
+    one that would run or write things on this machine is refused. A database that is not empty is refused; `clean`
+    replaces it, after asking. Raises StackError when it fails; the database is then as it was.
+    """
+    if not file:
+        raise Refused("Which file? Type `invoke load FILE`, with a dump or a file of SQL, or - for stdin.")
+    with opened(file, encoding) as source:
+        if not source.head:
+            raise Refused(f"{source.name} is empty: it is no dump and no SQL. Nothing was done.")
+        ahead = whole.Ahead(engine, source, How(database, trust, None if file == "-" else Path(file).parent))
+        found, major = _contents(engine)
+        if int(source.server.partition(".")[0] or 0) > major:
+            raise Refused(
+                f"{source.name} was dumped from PostgreSQL {source.server}, and this server is {major}: a dump does not"
+                " go back to an older one. Nothing was changed. Load it into a server of that version, or a newer one."
+            )
+        if found and not clean:
+            raise Refused(
+                f"The database is not empty: {counted(found, 'object')} (tables, views, sequences, large objects)."
+                " Nothing was loaded. Add --clean to replace them in the same step, or begin with an empty database:"
+                " `invoke reset-data`, `invoke up`."
+            )
+        if found:
+            what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
+            confirm(f"Delete {what} in the database, and load {file}?", yes=yes)
+        by = f"load {'--clean ' * bool(found)}{files.typed(file)}"
+        try:
+            with _place(engine, by, afresh=bool(found), room=source.size, yes=yes) as place:
+                notes = place.fill(ahead)
+        except Unfit as error:
+            raise StackError(
+                f"{source.name} was not loaded, and the database is as it was. The reason:\n{error.what}"
+            ) from None
+    for each in notes:
+        say(each)
+    say(f"Loaded {source.name}.{place.back}")
+
+
+class Place:
+    """Where files are brought into the database: in a transaction, on a server that is run elsewhere; else aside."""
+
+    def __init__(self, engine: Engine, beside: aside.Aside | None, *, empty: bool) -> None:
+        self._engine, self._aside, self._empty = engine, beside, empty
+
+    def fill(self, ahead: whole.Ahead) -> list[str]:
+        """Bring a file in, and return what is to be said when it counts. Raises Unfit."""
+        if self._aside:
+            return whole.fill(self._aside, ahead)
+        single.fill(self._engine, ahead.reader, ahead.source, ahead.how, empty=self._empty)
+        return whole.settle(self._engine, ahead.own)
+
+    @property
+    def back(self) -> str:
+        """How it is undone, for the end of a message."""
+        return f" {BACK}" if self._aside and self._aside.kept else ""
+
+
+@contextmanager
+def _place(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool = False) -> Iterator[Place]:
+    """Give the place to bring files to; what is done there counts when this is left without an error."""
+    if engine.name == "external":
+        yield Place(engine, None, empty=afresh)
+        return
+    with aside.exchanged(engine, by, afresh=afresh, room=room, yes=yes) as beside:
+        yield Place(engine, beside, empty=afresh)
+
+
+def _contents(engine: Engine) -> tuple[int, int]:
+    """Return the number of tables, views, sequences and large objects, and the server's major version."""
+    result = look(*engine.client("psql", "-XAtqc", _COUNT))
+    if result.returncode:
+        raise StackError(f"The database does not answer:\n{told(engine, result.stderr)}")
+    found, version = map(int, result.stdout.split("|"))
+    return found, version // 10000

@@ -1,0 +1,200 @@
+"""psql in the database, whoever runs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from invoke.exceptions import Exit
+
+from stack.engines.base import Engine
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import NOWHERE, Command, become, look, start
+from stack.ground.talk import say
+from stack.server.address import conninfo
+from stack.verbs import psql_options
+from stack.verbs.causes import explain
+from stack.verbs.psql_options import Options
+
+NOT_CONNECTED = 2
+"""psql's exit code when the connection was not made, or broke."""
+_FIFOS = r"""
+d=$1 files=$2; shift 2; mkdir -m 700 "$d" || exit
+for f in $files; do mkfifo "$d/${f#*:}" || exit; done
+exec 3<&0
+(trap 'kill $h 2>/dev/null; exit' TERM
+ for f in $files; do head -c "${f%%:*}" <&3 >"$d/${f#*:}" & h=$!; wait $h; done) &
+"$@" </dev/null 3<&-; code=$?
+kill $! 2>/dev/null; wait $! 2>/dev/null; rm -rf "$d"; exit $code
+"""
+"""Runs psql where it has one stdin and several files: each is a pipe that the next bytes of stdin go through."""
+
+
+def psql(engine: Engine, command: list[str], file: str, words: Sequence[str] = ()) -> NoReturn:
+    """Become psql in the configured database; with neither command nor file it reads stdin. `words` are psql's own."""
+    asked = psql_options.read(command, file, words)
+    stop = asked.acts or not sys.stdin.isatty()
+    # A client that was given its commands must not swallow the stdin of the loop that it stands in, unless they ask.
+    reads = not asked.acts or "-" in asked.files or any("stdin" in sql.lower() for sql in asked.commands)
+    if engine.sees_files:
+        for each in asked.files:
+            _refuse_unreadable(each)
+        _run(engine, asked, _psql(engine, asked, stop=stop), reads=reads or bool(asked.files))
+    if asked.last("-L") or asked.last("-o").startswith("|"):
+        raise Refused(
+            "psql runs in the container, so what -L or -o | writes would stay there. Nothing was done. Type"
+            " `invoke psql … > FILE`, or `| COMMAND` after it."
+        )
+    if written := asked.last("-o"):
+        asked.words = [each for each in asked.words if each[0] != "-o"]
+        _write_to(Path(written))
+    if len(asked.files) < 2:
+        for each in asked.files:
+            if each != "-":
+                _read_from(Path(each))
+        _run(engine, asked, _psql(engine, asked, stop=stop), reads=reads or bool(asked.files))
+    with _spooled(asked.files) as sizes:
+        _run(engine, asked, _with_files(_psql(engine, asked, stop=stop), asked.files, sizes), reads=True)
+
+
+def _run(engine: Engine, asked: Options, argv: list[str], *, reads: bool) -> NoReturn:
+    def there(*, terminal: bool = False, name: str = "") -> Command:
+        command = engine.client(*argv, stdin=reads, terminal=terminal, name=name)
+        return _elsewhere(command, asked) if engine.sees_files else command
+
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        become(*there(terminal=True))
+    with interruptible(engine) as name:
+        started, env = there(name=name)
+        # A file may be `<(…)`, which is a descriptor of this process.
+        code = start(started, env, stdin=None if reads else NOWHERE, inherits=True).wait()
+        if code == NOT_CONNECTED:
+            _say_why_not(engine)
+        raise Exit(code=code if code >= 0 else 128 - code)  # as a shell tells that a signal ended it
+
+
+def _say_why_not(engine: Engine) -> None:
+    """Say what is known of why nobody is let in; psql has said it in the server's words already."""
+    asked = look(*engine.client("psql", "-XAtqc", "SELECT 1"))
+    if asked.returncode and (found := explain(engine, asked.stderr)):
+        why, cure = found
+        say(f"{why[:1].upper()}{why[1:]}{'. ' * bool(why)}{cure}")
+
+
+@contextmanager
+def interruptible(engine: Engine) -> Iterator[str]:
+    """Give a name for a session, and end that session in the server when this process is interrupted.
+
+    `docker exec` passes no signals on: without this, Ctrl-C would leave the query running.
+    """
+    name = f"invoke-{os.getpid()}-{secrets.token_hex(4)}"  # other machines' programs may be on the server too
+    try:
+        yield name
+    except StackError:
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+        with suppress(StackError):  # what has gone wrong first is what counts
+            look(*engine.client("psql", "-XAtqc", f"{end}'{name}'"))
+        raise
+
+
+def psql_argv(asked: Options, *, stop: bool) -> list[str]:
+    """Return psql's command line; `stop` ends it at the first error, with exit code 3."""
+    argv = ["psql", *(["-X", "-v", "ON_ERROR_STOP=1"] if stop else [])]
+    for option, value in asked.words:
+        argv += [option, value] if value or option in ("-c", "-f") else [option]
+    return argv
+
+
+def _psql(engine: Engine, asked: Options, *, stop: bool) -> list[str]:
+    """Return psql's command line as it stands where it runs: a single file that it does not see comes from stdin."""
+    argv = psql_argv(asked, stop=stop)
+    if engine.sees_files:
+        return argv
+    if len(asked.files) == 1:
+        argv = ["-" if before == "-f" else word for before, word in zip(["", *argv], argv, strict=False)]
+    elsewhere = [*["-d", asked.database] * bool(asked.database), *["-U", asked.user] * bool(asked.user)]
+    return [argv[0], *elsewhere, *argv[1:]]
+
+
+def _elsewhere(command: Command, asked: Options) -> Command:
+    """Return a command line that logs in by a connection string, to the database and as the user asked for.
+
+    A second -d would take the place of the whole string, and -U counts less than what stands in it.
+    """
+    place = command.argv.index("-d") + 1
+    string = f"{command.argv[place]} {conninfo({'dbname': asked.database, 'user': asked.user})}".rstrip()
+    return command._replace(argv=[*command.argv[:place], string, *command.argv[place + 1 :]])
+
+
+@contextmanager
+def _spooled(files: Sequence[str]) -> Iterator[list[int]]:
+    """Put the content of several files one after the other on stdin, and give the size of each."""
+    sizes = []
+    with tempfile.TemporaryFile() as spool:
+        for file in files:
+            before = spool.tell()
+            try:
+                with os.fdopen(os.dup(0), "rb") if file == "-" else Path(file).open("rb") as source:
+                    shutil.copyfileobj(source, spool)
+            except OSError as error:
+                raise _unreadable(file, error) from None
+            sizes.append(spool.tell() - before)
+        spool.seek(0)
+        os.dup2(spool.fileno(), 0)
+        yield sizes
+
+
+def _with_files(argv: list[str], files: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    """Return the command line that gives a psql, which does not see them, files that stand on its stdin."""
+    folder = f"/tmp/invoke-{secrets.token_hex(4)}"  # noqa: S108 - in a container, made for its owner alone
+    # Messages of psql's name them.
+    names = [f"{number}-{re.sub(r'[^A-Za-z0-9_.-]', '_', Path(file).name)}" for number, file in enumerate(files, 1)]
+    left = iter(names)
+    psql = [
+        f"{folder}/{next(left)}" if before == "-f" else word for before, word in zip(["", *argv], argv, strict=False)
+    ]
+    sized = " ".join(f"{size}:{name}" for size, name in zip(sizes, names, strict=True))
+    return ["sh", "-c", _FIFOS, "sh", folder, sized, *psql]
+
+
+def _read_from(file: Path) -> None:
+    try:
+        with file.open("rb") as source:  # says no to a directory, unlike os.open
+            os.dup2(source.fileno(), 0)
+    except OSError as error:
+        raise _unreadable(str(file), error) from None
+
+
+def _write_to(file: Path) -> None:
+    try:
+        with file.open("wb") as target:
+            os.dup2(target.fileno(), 1)
+    except OSError as error:
+        raise Refused(f"{file} cannot be written: {error.strerror}. Name another file after -o.") from None
+
+
+def _refuse_unreadable(file: str) -> None:
+    """Look only: a pipe that is opened twice loses what is in it."""
+    if file == "-":
+        return
+    try:
+        if stat.S_ISDIR(Path(file).stat().st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(file, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: str, error: OSError) -> Refused:
+    return Refused(f"{file} cannot be read: {error.strerror}. Name a file of SQL after -f.")

@@ -1,0 +1,251 @@
+"""Copies of the database: made in front of the user, kept ready in the background, and cleared away."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from stack.engines.base import Engine
+from stack.ground import disk
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import start
+from stack.ground.talk import confirm, counted, human, live, say
+from stack.ground.threads import begin
+from stack.server import waits
+from stack.server.admin import Cluster
+from stack.verbs.drop import clear_all_but, drop_one, give_way, what_goes
+from stack.verbs.login import administrator
+from stack.verbs.names import remember
+from stack.verbs.store import (
+    AT_WORK,
+    COPY,
+    KEEPER,
+    MAKER,
+    MAKING,
+    MARK,
+    SPARE,
+    Snapshot,
+    Stored,
+    all_stored,
+    find_one,
+    made_comment,
+    of_database,
+    unwanted_copies,
+)
+
+RESERVE = 1_000_000_000
+"""Bytes of the disk that a spare leaves free: it is a convenience, and a full disk stops the server."""
+MARGIN = 100_000_000
+"""Bytes of the disk that a snapshot leaves free, for the server to go on writing its log."""
+
+
+def keep_ready(engine: Engine) -> None:
+    """Make the spare that the next `restore` will want, and drop what is no longer wanted.
+
+    This is what runs in the background: it gives way to whatever happens to the server.
+    """
+    with suppress(StackError), administrator(engine, KEEPER) as cluster:
+        cluster.rows("SELECT pg_advisory_lock(%s)", MAKER)
+        cluster.rows("SELECT set_config('lock_timeout', '10s', false)")  # nobody sees what it waits for
+        for _ in range(2):  # the second time there may be the room that the first has made
+            wanted = wanted_snapshot(engine, cluster)
+            if wanted and wanted.spare != "ready" and room_left(engine, cluster) > wanted.size + RESERVE:
+                _make_spare(cluster, wanted)
+            if room_left(engine, cluster) < MARGIN:
+                give_way(cluster)
+            clear_all_but(cluster, SPARE + wanted.id if wanted else "")
+            wanted = wanted_snapshot(engine, cluster)
+            if not wanted or wanted.spare == "ready":
+                return
+
+
+def clear(engine: Engine) -> None:
+    """Drop what is no longer wanted, in front of the user. Raises StackError naming what cannot be, and why."""
+    keep_ready(engine)
+    with administrator(engine, "invoke") as cluster:
+        stuck = [f"{each.name} ({human(each.size)}): {each.reason}" for each in unwanted_copies(cluster)]
+    if stuck:
+        raise StackError(f"These copies could not be dropped. {' '.join(stuck)} Type `invoke doctor`.")
+
+
+def wanted_snapshot(engine: Engine, cluster: Cluster) -> Snapshot | None:
+    """Return the snapshot that is to have a spare."""
+    there = of_database(cluster) if engine.settings.spare else []
+    return max(there, key=lambda each: each.last_used, default=None)
+
+
+def _make_spare(cluster: Cluster, wanted: Snapshot) -> None:
+    import psycopg
+
+    spare, made = SPARE + wanted.id, MAKING + uuid.uuid4().hex
+    for each in all_stored(cluster):
+        if each.name == spare and (not each.ours or drop_one(cluster, each)):
+            return  # the name is taken: `restore` makes a copy
+    try:
+        cluster.rows("SELECT set_config('application_name', %s, false)", COPY + wanted.id)  # tells `restore`
+        cluster.copy(wanted.stored, made, limit=MARK, comment=made_comment())
+        cluster.rename(made, spare)
+    except (psycopg.Error, StackError):
+        if cluster.connection.closed:
+            raise
+    finally:
+        with suppress(psycopg.Error):
+            cluster.rows("SELECT set_config('application_name', %s, false)", KEEPER)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A copy that is in the way, with what is known of it."""
+
+    what: str
+    cure: str
+    ours: bool
+
+
+def left(engine: Engine) -> list[Left]:
+    """Return the copies that nobody wants and those that only look like ours; none while a command is at work."""
+    with administrator(engine, "invoke") as cluster:
+        if cluster.rows(f"SELECT {AT_WORK}"):
+            return []
+        found = [_left(cluster, each) for each in unwanted_copies(cluster)]
+        for each in all_stored(cluster):
+            if not each.ours:
+                found.append(_not_ours(each))
+        return found
+
+
+def _left(cluster: Cluster, copy: Stored) -> Left:
+    oid = cluster.oid(copy.name)
+    cures = [each.end for each in waits.sessions_in(cluster.connection, oid)]
+    if prepared := waits.prepared_in(cluster.connection, oid):
+        cures.append(f"""`invoke psql -c 'ALTER DATABASE "{copy.name}" ALLOW_CONNECTIONS true'`""")
+        cures += [f"`printf '%s\\n' '\\c {copy.name}' {shlex.quote(each.rollback)} | invoke psql`" for each in prepared]
+    why = f": {copy.reason}" if copy.reason else ""
+    cures.append("`invoke doctor --fix`")
+    return Left(f"{copy.name} ({human(copy.size)}){why}", f"Type {', then '.join(cures)}.", ours=True)
+
+
+def _not_ours(database: Stored) -> Left:
+    quoted = f'"{database.name}"'
+    what = (
+        f"The database {database.name} ({human(database.size)}) is called as our copies are and is not marked as one:"
+        " it is yours, or an earlier version of the stack left it. Nothing here touches it."
+    )
+    renamed = f"`invoke psql -c 'ALTER DATABASE {quoted} RENAME TO another_name'`"
+    return Left(what, f"To keep it and have it out of the way, type {renamed}.", ours=False)
+
+
+def room_left(engine: Engine, cluster: Cluster) -> int:
+    """Return the bytes that are free on the disk that holds the cluster."""
+    # With Docker in a virtual machine the directory has another path there.
+    return disk.free(cluster.directory if cluster.directory.exists() else engine.root / "data")
+
+
+def take_over(cluster: Cluster) -> None:
+    """Become the one who makes and drops our databases, for as long as this session lasts.
+
+    Ends the background's work, and what a command that was killed has left at work in the server.
+    """
+    deadline, teller = time.monotonic() + 30, waits.Teller()
+    while ended := cluster.rows(f"SELECT a.pid, a.application_name, pg_terminate_backend(a.pid) {AT_WORK}"):
+        teller.tell(
+            [f"pid {pid} ({name}), an earlier snapshot or restore, to end." for pid, name, _ in ended], patience=2
+        )
+        if time.monotonic() > deadline:
+            raise StackError("An earlier snapshot or restore is still at work in the server. Wait, then try again.")
+        time.sleep(0.01)
+    cluster.rows("SELECT pg_advisory_lock(%s)", MAKER)
+
+
+def spare_of(engine: Engine, cluster: Cluster, snapshot: Snapshot) -> str:
+    """Return the name of a copy of a snapshot that may be given away, waiting for it or making it."""
+    if snapshot.spare == "being prepared":
+        with waiting(f"the spare copy of {snapshot.name}, which is being prepared"):
+            teller = waits.Teller()
+            while snapshot.spare == "being prepared":
+                time.sleep(0.02)
+                teller.tell(waits.blockers(cluster.connection, program=COPY + snapshot.id))
+                snapshot = find_one(cluster, snapshot.name)
+    take_over(cluster)
+    if find_one(cluster, snapshot.name).spare == "ready":
+        return SPARE + snapshot.id
+    say(f"There is no spare copy of {snapshot.name} yet, so one is made first.")
+    return make_copy(engine, cluster, snapshot.stored, snapshot.name, snapshot.size)
+
+
+def make_copy(engine: Engine, cluster: Cluster, source: str, title: str, size: int) -> str:
+    """Copy a database in front of the user, and return the name of the copy. Raises StackError without the room."""
+    make_room(engine, cluster, size)
+    if room_left(engine, cluster) < size + MARGIN:
+        raise StackError(
+            f"There is no room for a copy of the database: it takes {human(size)}, and"
+            f" {human(room_left(engine, cluster))} of the disk are free. Nothing was done. Delete a snapshot with"
+            " `invoke drop-snapshot NAME`, or make room."
+        )
+    made = MAKING + uuid.uuid4().hex
+    with waiting(f"a copy of {title} ({human(size)})"):
+        cluster.copy(source, made, limit=MARK, comment=made_comment())
+    return made
+
+
+def make_room(engine: Engine, cluster: Cluster, size: int) -> None:
+    """Give up what is kept for convenience, as far as so many bytes need it: first what `undo` would bring back."""
+    if room_left(engine, cluster) < size + MARGIN and give_way(cluster):
+        clear_all_but(cluster, SPARE)
+        remember(engine, cluster)
+    if room_left(engine, cluster) < size + MARGIN:
+        clear_all_but(cluster)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show what is being waited for."""
+    with live() as show:
+        show(what)
+        yield
+
+
+def tell_sessions(cluster: Cluster) -> None:
+    """Say whose sessions are about to end."""
+    if sessions := cluster.sessions(cluster.database):
+        number = counted(len(sessions), "session")
+        say(f"Ending {number} on {cluster.database}: {', '.join(sorted(set(sessions)))}.")
+
+
+def go_on_in_background(engine: Engine) -> None:
+    """Let the background make the next spare, and drop what is no longer wanted."""
+    in_background(engine)
+
+
+def in_background(engine: Engine) -> None:
+    """Let `keep_ready` run in a process that outlives this one and its terminal."""
+    program = "from stack.engines import choose; from stack.verbs import spares; spares.keep_ready(choose.choose())"
+    begin(start([sys.executable, "-c", program], outlives=engine.root).wait)
+
+
+def refuse_prepared(cluster: Cluster, database: str) -> None:
+    """Raise Refused when a prepared transaction is in a database: it can be neither copied nor renamed then."""
+    if found := waits.prepared_in(cluster.connection, cluster.oid(database)):
+        raise Refused(
+            f"PostgreSQL neither copies nor renames a database with prepared transactions, and there is"
+            f" {'; '.join(map(str, found))}. Nothing was done. Type {', '.join(each.end for each in found)}, then the"
+            " command again."
+        )
+
+
+def ask_what_goes(
+    cluster: Cluster, database: str, told: set[tuple[str, bool]], *, keep: bool, yes: bool
+) -> set[tuple[str, bool]]:
+    """Name what does not come along, ask when something is in use, and return what was named."""
+    goes = set(what_goes(cluster, database)) - told
+    for words, _ in sorted(goes):
+        stays = "Stays with the kept snapshot, where nobody can use it and no restore brings it back"
+        say(f"{stays if keep else 'Is lost with the replaced database'}: {words}.")
+    if any(used for _, used in goes):
+        confirm(f"Something uses it. Restore {database} all the same?", yes=yes)
+    return told | goes

@@ -1,0 +1,259 @@
+"""Save points inside the cluster: databases that nobody may enter, told by a mark, with their facts in a comment."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+import unicodedata
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stack.ground.errors import Refused
+from stack.ground.talk import ago
+from stack.server.admin import Cluster
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
+SNAPSHOT, SPARE, MAKING, DOOMED, UNDO = (f"stack-{part}-" for part in ("snapshot", "spare", "making", "doomed", "undo"))
+"""What our databases are called, before 32 hexadecimal digits; a spare has the digits of its snapshot."""
+OURS = "^stack-(snapshot|spare|making|doomed|undo)-[0-9a-f]{32}$"
+MARK = 0x57AC57AC
+"""The connection limit of our databases: a name may be anybody's, and CREATE DATABASE sets this along with it.
+
+The limit that the user's database has stands among the facts, and comes back with it."""
+FILLING = 0
+"""The connection limit of one that a file is loaded into: none but superusers may enter."""
+HALF_DROPPED = -2
+"""The connection limit by which PostgreSQL marks what a killed server was dropping. Our comment is still there then."""
+COMMENT = '{"stack": '
+"""How the comment on each of our databases begins."""
+WORK, KEEPER, COPY = "stack-work", "stack-keeper", "stack-copy-"
+"""What our sessions are called: a command's, the background's, and, before 32 digits, whose who copies a snapshot."""
+MAKER = 0x57AC
+"""The advisory lock of whoever makes or drops our databases."""
+AT_WORK: LiteralString = """
+    FROM pg_stat_activity AS a JOIN pg_stat_activity AS me ON me.pid = pg_backend_pid()
+    WHERE a.pid <> me.pid AND a.datid = me.datid AND a.usesysid = me.usesysid
+      AND a.application_name ~ '^stack-(work|keeper|copy-[0-9a-f]{32})$'
+      AND EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.database = me.datid
+                  AND l.classid = 0 AND l.objid = 22444 AND l.objsubid = 1)"""
+"""Our other sessions at work. A name may be anybody's: they also are where we are, and hold the lock or wait for it."""
+BEFORE = {"name", "database", "taken", "used", "server_version", "message", "comment"}
+"""The facts that a snapshot told before ours had a mark."""
+LATEST = 250_000_000_000
+"""Seconds since 1970: no clock that is shown is beyond the year 9892."""
+ROLE = '{"stack": 2, "made for": "'
+"""How the comment begins on a role that was made for a database that is being filled; its name follows."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A save point. The first three fields are the server's, the others stand in the comment on its database."""
+
+    id: str
+    """The digits in its name."""
+    size: int
+    """In bytes."""
+    spare: str
+    """ready, being prepared, or none."""
+    name: str
+    database: str = ""
+    taken: float = 0
+    """Seconds since 1970."""
+    used: float = 0
+    """The same, of when it was last taken or restored."""
+    server_version: str = ""
+    message: str = ""
+    comment: str | None = None
+    """The user's own comment on the database."""
+    limit: int = -1
+    """Its connection limit."""
+    template: bool = False
+    """Whether it is marked as a template."""
+    turn: int = 0
+    """The number of the transaction that took it, which orders snapshots: clocks may be set back. 0: before there was
+    one, so the clock must do."""
+    used_turn: int = 0
+    """The same, of the one that took or restored it last."""
+
+    @property
+    def stored(self) -> str:
+        """The database that holds it."""
+        return SNAPSHOT + self.id
+
+    def facts(self) -> str:
+        """Return what is to stand in the comment on its database."""
+        facts = {name: value for name, value in asdict(self).items() if name not in ("id", "size", "spare")}
+        return json.dumps({"stack": 2, **facts})
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """What sorts snapshots from the first taken to the last."""
+        return self.turn, self.taken
+
+    @property
+    def last_used(self) -> tuple[int, float, int, float]:
+        """The same by when they were last taken or restored."""
+        return self.used_turn, self.used, *self.order
+
+    @property
+    def moment(self) -> str:
+        """When it was taken, by the clock of then."""
+        if not self.taken:
+            return "nobody knows when"
+        return f"{datetime.fromtimestamp(self.taken):%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def age(self) -> str:
+        """How long ago that was by the clock of now."""
+        seconds = time.time() - self.taken
+        return "unknown" if not self.taken else ago(seconds) if seconds > -2 else "ahead of the clock"
+
+
+class Stored(NamedTuple):
+    """A database with a name like ours."""
+
+    name: str
+    size: int
+    limit: int
+    enterable: bool
+    in_use: bool
+    """Whether there is a prepared transaction in it, so that it can be neither renamed nor dropped."""
+    comment: str | None
+
+    @property
+    def half_dropped(self) -> bool:
+        """Whether a killed server was dropping it."""
+        return self.limit == HALF_DROPPED
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is ours, by more than the name. Before there was a mark, snapshots told all facts."""
+        if self.half_dropped:
+            return (self.comment or "").startswith(COMMENT)
+        if self.name.startswith(MAKING) and (self.limit == FILLING or (self.comment or "").startswith(COMMENT)):
+            return True  # the file that fills it may change one of the two
+        return self.limit == MARK or (self.name.startswith(SNAPSHOT) and read_facts(self.comment).keys() >= BEFORE)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it holds a snapshot."""
+        return self.ours and self.name.startswith(SNAPSHOT) and not self.half_dropped
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is what `undo` brings back."""
+        return self.ours and self.name.startswith(UNDO) and not self.half_dropped
+
+    @property
+    def reason(self) -> str:
+        """Why it could not be dropped, at the last try; empty when it was not tried."""
+        told = read_json(self.comment).get("reason") if self.ours else ""
+        return told if isinstance(told, str) else ""
+
+
+def all_stored(cluster: Cluster) -> list[Stored]:
+    """Return the databases with names like ours."""
+    rows = cluster.rows(
+        """
+        SELECT datname, coalesce(pg_database_size(oid), 0), datconnlimit, datallowconn,
+               EXISTS (SELECT FROM pg_prepared_xacts WHERE database = datname), shobj_description(oid, 'pg_database')
+        FROM pg_database WHERE datname ~ %s ORDER BY datname
+        """,
+        OURS,
+    )
+    return [Stored(*row) for row in rows]
+
+
+def every_one(cluster: Cluster) -> list[Snapshot]:
+    """Return every snapshot, the newest first."""
+    stored = all_stored(cluster)
+    ready = {each.name for each in stored if each.ours and not (each.half_dropped or each.enterable or each.in_use)}
+    prepared = {name for (name,) in cluster.rows(f"SELECT a.application_name {AT_WORK}")}
+    found = []
+    for each in filter(lambda each: each.is_snapshot, stored):
+        digits = each.name[len(SNAPSHOT) :]
+        spare = "ready" if SPARE + digits in ready else "being prepared" if COPY + digits in prepared else "none"
+        limit = -1 if each.limit == MARK else each.limit
+        facts = {"name": each.name, "limit": limit, **read_facts(each.comment)}
+        found.append(Snapshot(digits, each.size, spare, **facts))
+    return sorted(found, key=lambda each: each.order, reverse=True)
+
+
+def read_facts(comment: str | None) -> dict[str, Any]:
+    """Return what a comment tells, as far as it can be used: somebody may have changed it."""
+
+    def words(value: object) -> bool:
+        return isinstance(value, str) and value.isprintable()
+
+    def clock(value: object) -> bool:
+        return isinstance(value, (int, float)) and 0 <= value < LATEST
+
+    def whole(low: int, high: int) -> Callable[[object], bool]:
+        return lambda value: type(value) is int and low <= value < high
+
+    judges: dict[str, Callable[[object], bool]] = {
+        "name": lambda value: words(value) and bool(value),
+        "database": lambda value: isinstance(value, str),
+        "taken": clock,
+        "used": clock,
+        "server_version": words,
+        "message": words,
+        "comment": lambda value: value is None or isinstance(value, str),
+        "limit": whole(-1, MARK),
+        "template": lambda value: isinstance(value, bool),
+        "turn": whole(0, 1 << 64),
+        "used_turn": whole(0, 1 << 64),
+    }
+    told = read_json(comment)
+    return {name: told[name] for name, can_be in judges.items() if name in told and can_be(told[name])}
+
+
+def read_json(comment: str | None) -> dict[str, Any]:
+    """Return what a comment of ours tells; nothing when it is another."""
+    try:
+        told = json.loads(comment or "")
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def made_comment(reason: str = "") -> str:
+    """Return the comment on a copy that is no snapshot."""
+    return json.dumps({"stack": 2, "reason": reason} if reason else {"stack": 2})
+
+
+def of_database(cluster: Cluster) -> list[Snapshot]:
+    """Return the snapshots of the user's database."""
+    return [each for each in every_one(cluster) if each.database == cluster.database]
+
+
+def find_one(cluster: Cluster, name: str) -> Snapshot:
+    """Return the snapshot of a name, the newest without one. Raises StackError."""
+    every, name = every_one(cluster), unicodedata.normalize("NFC", name)
+    there = [each for each in every if each.database == cluster.database]
+    # One whose comment was changed belongs to no database; it is found by the name that `snapshots` shows.
+    for each in [*there, *(each for each in every if not each.database)]:
+        if each.name == name:
+            return each
+    if not there:
+        raise Refused(f"There is no snapshot of {cluster.database}. `invoke snapshot` takes one.")
+    if not name:
+        return there[0]
+    names = ", ".join(each.name for each in there)
+    raise Refused(f"There is no snapshot {name!r} of {cluster.database}, so nothing was done. There are: {names}.")
+
+
+def unwanted_copies(cluster: Cluster, spare: str = SPARE) -> list[Stored]:
+    """Return our databases that are no longer wanted: all but the snapshots, and those whose name begins as `spare`."""
+    found = [each for each in all_stored(cluster) if each.ours and not (each.is_snapshot or each.is_kept)]
+    return [each for each in found if each.half_dropped or not (spare and each.name.startswith(spare))]
+
+
+def typed(name: str) -> str:
+    """Return a name as it is typed after a command."""
+    return f"--name={shlex.quote(name)}" if name.startswith("-") else shlex.quote(name)

@@ -1,0 +1,107 @@
+"""One step back: what was replaced or dropped last comes back, in the place of what is there now."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from stack.engines.base import Engine
+from stack.ground.errors import Refused
+from stack.ground.talk import say
+from stack.server.admin import Cluster
+from stack.verbs import drop, names, spares, store
+from stack.verbs.drop import Kept
+from stack.verbs.login import administrator
+from stack.verbs.store import WORK
+
+NOTHING = (
+    "There is nothing to undo: no load, seed, restore or drop-snapshot has replaced or dropped anything, or it was"
+    " given up since, to make room. `invoke snapshots` shows what there is to go back to."
+)
+AGAIN = "Typed again, `invoke undo` takes that back."
+UNDONE = "undone"
+"""The fact by which a snapshot is known that was brought back."""
+
+
+def undo(engine: Engine, *, yes: bool = False) -> None:
+    """Bring back what was replaced or dropped last. Typed again, it undoes itself.
+
+    Ends the sessions on the database. Raises Refused when there is nothing to bring back.
+    """
+    with administrator(engine, WORK) as cluster:
+        kept, undone = drop.kept_back(cluster), _undone(cluster)
+        spares.take_over(cluster)
+        if not kept and undone:
+            said = _drop_again(cluster, undone)
+        elif kept and kept.is_snapshot:
+            said = _bring_back_snapshot(cluster, kept)
+        else:
+            said = _bring_back(cluster, _of_ours(cluster, kept), yes=yes)
+        names.remember(engine, cluster)
+    spares.go_on_in_background(engine)
+    say(said)
+
+
+def _undone(cluster: Cluster) -> str:
+    """Return the name of the snapshot that `undo` has brought back last; empty when there is none."""
+    found = [each.comment for each in store.all_stored(cluster) if each.is_snapshot]
+    return next((str(told["name"]) for told in map(store.read_json, found) if told.get(UNDONE) is True), "")
+
+
+def _of_ours(cluster: Cluster, kept: Kept | None) -> Kept:
+    if not kept:
+        raise Refused(NOTHING)
+    if kept.was.database != cluster.database:
+        raise Refused(
+            f"What could be brought back is {kept}, and the database of this stack is {cluster.database} now. Nothing"
+            f" was done. Set POSTGRES_DB={kept.was.database}, then type the command again."
+        )
+    return kept
+
+
+def _bring_back(cluster: Cluster, kept: Kept, *, yes: bool) -> str:
+    """Let the user's database and the kept one exchange names, in one transaction."""
+    there = cluster.oid(cluster.database) is not None
+    if there:
+        spares.refuse_prepared(cluster, cluster.database)
+        spares.ask_what_goes(cluster, cluster.database, set(), keep=True, yes=yes)
+    spares.tell_sessions(cluster)
+    cluster.end_sessions(cluster.oid(kept.stored))
+    with cluster.alone(cluster.database), cluster.transaction():
+        aside = _out_of_the_way(cluster, kept)
+        cluster.allow(aside, anybody=True, limit=kept.was.limit, template=kept.was.template)
+        cluster.set_comment(aside, kept.was.comment)
+        if there:
+            drop.keep_back(cluster, "undo", whatever=True)
+        cluster.rename(aside, cluster.database)
+    again = f" {AGAIN}" if there else ""
+    return f"{cluster.database} is as it was before `invoke {kept.by}`, {kept.moment}.{again}"
+
+
+def _bring_back_snapshot(cluster: Cluster, kept: Kept) -> str:
+    """Make a snapshot again of one that was dropped."""
+    taken = {each.name for each in store.of_database(cluster)}
+    free = (kept.was.name, *(f"{kept.was.name}-{n}" for n in range(2, len(taken) + 3)))
+    was = replace(kept.was, name=next(name for name in free if name not in taken))
+    cluster.end_sessions(cluster.oid(kept.stored))
+    with cluster.transaction():
+        cluster.rename(kept.stored, was.stored)
+        cluster.set_comment(was.stored, json.dumps({**json.loads(was.facts()), UNDONE: True}))
+    also = "" if was.name == kept.was.name else f" as {was.name}, since there is another one of its name"
+    return f"The snapshot {kept.was.name} is back{also}. {AGAIN}"
+
+
+def _drop_again(cluster: Cluster, name: str) -> str:
+    """Drop a snapshot again that was brought back."""
+    snapshot = store.find_one(cluster, name)
+    drop.clear_out(cluster, snapshot)
+    with cluster.transaction():
+        drop.keep_snapshot_back(cluster, snapshot)
+    return f"Deleted the snapshot {name} again. {AGAIN}"
+
+
+def _out_of_the_way(cluster: Cluster, kept: Kept) -> str:
+    """Give what is kept another name, so that it is not given up for what is about to be."""
+    name = store.MAKING + kept.stored[len(store.UNDO) :]
+    cluster.rename(kept.stored, name)
+    return name

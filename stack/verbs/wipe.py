@@ -1,0 +1,216 @@
+"""The only code that deletes files, and only data/pg, data/convex and data/embedded of this checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.engines.base import Engine, need
+from stack.ground import regular
+from stack.ground.disk import mount_points
+from stack.ground.errors import Refused, StackError
+from stack.ground.talk import confirm, human, say
+from stack.ground.trash import ASIDE, unfinished
+from stack.verbs.dump import dump
+from stack.verbs.names import STEP, names_of
+
+LEAVES = {
+    "pg": "every database of the PostgreSQL cluster",
+    "convex": "every Convex deployment: tables, files, and the admin keys",
+    "embedded": "every database of the embedded PostgreSQL cluster",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A directory that is about to be deleted."""
+
+    path: Path
+    size: int | None
+    """In bytes; None when nobody here can tell."""
+
+    snapshots: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        size = "size unknown" if self.size is None else human(self.size)
+        names = [each for each in self.snapshots if not each.startswith(STEP)]
+        with_it = f", and its snapshots {', '.join(names)}" if names else ""
+        with_it += "".join(
+            f", and what `invoke undo` would bring back: {each.removeprefix(STEP)}"
+            for each in self.snapshots
+            if each.startswith(STEP)
+        )
+        return f"{self.path}  ({size}): {LEAVES[self.path.name]}{with_it}"
+
+
+def ask_and_wipe(
+    engine: Engine, service: str = "", *, yes: bool, dry_run: bool = False, prepare: Callable[[int], object] = int
+) -> None:
+    """Show what would be lost, ask, stop the stack and delete it; `service` is pg, convex, or both when empty.
+
+    `prepare`, which gets the bytes that are freed, is what has to succeed before anything is touched.
+    Raises Refused, with nothing touched, when the user says no, cannot be asked, or a path is not safe.
+    """
+    lost = losses(engine, service)
+    for loss in lost:
+        say(str(loss))
+    if not dry_run:
+        tidy(engine)
+    if dry_run or not lost:
+        say("Nothing was deleted." if lost else "There is no data to delete.")
+        return
+    databases = any(loss.path.name != "convex" for loss in lost)
+    first = ("dump the database first", lambda: dump(engine, "")) if databases else None
+    confirm("Stop the stack and delete this for ever?", yes=yes, first=first)
+    prepare(sum(loss.size or 0 for loss in lost))
+    engine.stop()
+    wipe(engine, [loss.path for loss in lost])
+    say("Deleted.")
+
+
+def losses(engine: Engine, service: str = "") -> list[Loss]:
+    """Return what a wipe would delete. Raises Refused when a path is not safe to delete."""
+    directories = need(engine.data, engine).directories()
+    refuse_volumes(engine, service)
+    if service and service not in directories:
+        raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(directories)}.")
+    chosen = {name: path for name, path in directories.items() if service in ("", name)}
+    for name, path in chosen.items():
+        check(engine.root, name, path)
+        refuse_if_held(engine, path)
+        need(engine.data, engine).check_deletable(path)
+    return [Loss(path, size(engine, path), _snapshots(path)) for path in chosen.values() if path.exists()]
+
+
+def _snapshots(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(regular.text(path.parent, names_of(path).name).splitlines())
+    except OSError:
+        return ()
+
+
+def check(root: Path, name: str, path: Path) -> None:
+    """Raise Refused unless `path`, where a service keeps its state, is data/`name` with no detour on the way."""
+    if path != root / "data" / name or name not in LEAVES:
+        raise Refused(
+            f"The data of {name} is in {path}, which is not a data directory of this checkout, so nothing was deleted."
+            " Look at it, and delete it by hand."
+        )
+    points = mount_points()
+    for step in (path.parent, path):
+        # A bind mount of the same file system has the device of its parent, so `ismount` does not see it.
+        if step.is_symlink() or os.path.ismount(step) or step.resolve() in points:
+            kind = "a symbolic link" if step.is_symlink() else "a mount point"
+            raise Refused(
+                f"{step} is {kind}, so what would be deleted lies outside this checkout. Nothing was deleted. Empty"
+                " the place that it leads to by hand, or remove it."
+            )
+    if path.exists() and not path.is_dir():
+        raise Refused(f"{path} is not a directory. Nothing was deleted. Look at it, and remove it by hand.")
+    inside = [point for point in points if path.resolve() in point.parents]
+    if inside:
+        raise Refused(f"{inside[0]} is a mount point. Nothing was deleted. Unmount it first.")
+
+
+def refuse_volumes(engine: Engine, service: str = "") -> None:
+    """Raise Refused when what would be deleted is not in a directory."""
+    kept = need(engine.data, engine).volumes()
+    chosen = [words for name, words in kept.items() if service in ("", name)]
+    if chosen:
+        others = " or ".join(
+            f"`invoke reset-data --service {name}`" for name in need(engine.data, engine).directories()
+        )
+        raise Refused(
+            f"{' and '.join(chosen)}, which cannot be deleted from here yet. Nothing was touched.",
+            cure=(f"Type {others} to delete the other data alone. " if others else "")
+            + "To begin with an empty volume and keep this one, give it another name in the layer, then `invoke up`.",
+        )
+
+
+def refuse_if_held(engine: Engine, path: Path) -> None:
+    """Raise Refused when something that `down` does not stop uses a directory."""
+    for holder in need(engine.data, engine).holders(path):
+        raise Refused(
+            f"{path} is in use by {holder.who}, which is not part of this stack. Nothing was deleted. Stop it with"
+            f" `{holder.stop}`, then type the command again."
+        )
+
+
+def wipe(engine: Engine, paths: list[Path]) -> None:
+    """Delete the directories of a stack that is down.
+
+    Each is renamed aside first, which is atomic and allowed to the owner of `data/` whoever owns the files: an
+    interruption leaves the old directory or none. Raises Refused, with nothing touched, when one is in use.
+    """
+    for path in paths:
+        check(engine.root, path.name, path)
+        refuse_if_held(engine, path)
+    mine = [path.with_name(f"{ASIDE}{path.name}-{os.getpid()}") for path in paths]
+    for path, aside in zip(paths, mine, strict=True):
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StackError(f"{path} cannot be moved aside: {error.strerror}. It was not deleted.") from None
+        with suppress(OSError):  # what it repeats has gone
+            names_of(path).unlink()
+    stays = _sweep(engine)
+    if any(aside.exists() for aside in mine):
+        raise StackError("\n".join(stays))
+    for why in stays:  # of another time
+        say(why)
+
+
+def sweep(engine: Engine) -> None:
+    """Delete what a wipe has moved aside, and what runs that died have left unfinished.
+
+    Raises StackError with what stays, and why, once all else is deleted.
+    """
+    if stays := _sweep(engine):
+        raise StackError("\n".join(stays))
+
+
+def size(engine: Engine, path: Path) -> int | None:
+    """Return the bytes in a directory, asking the engine where the user may not look."""
+    total = 0
+    try:
+        for directory, _, files in os.walk(path, onerror=_raise):
+            total += sum(Path(directory, name).lstat().st_blocks * 512 for name in files)
+    except PermissionError:
+        return need(engine.data, engine).size(path)
+    except (FileNotFoundError, NotADirectoryError):  # a running server removes files while we look; or it is a file
+        return total
+    return total
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def tidy(engine: Engine) -> None:
+    """Do the same beside something else, which succeeds though something stays: that is only said."""
+    for why in _sweep(engine):
+        say(why)
+
+
+def _sweep(engine: Engine) -> list[str]:
+    stays = []
+    for aside in unfinished(engine.root):
+        try:
+            if aside.is_symlink():
+                aside.unlink()
+                continue
+            shutil.rmtree(aside, ignore_errors=True)
+            if aside.exists():
+                need(engine.data, engine).delete(aside)
+                aside.rmdir()
+        except StackError as error:
+            stays.append(str(error))
+        except OSError as error:
+            stays.append(f"{aside}, which a command that died has left, cannot be deleted: {error.strerror}.")
+    return stays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -132,6 +133,8 @@ class Statements:
         if words[1:] and words[1] in ("role", "user", "group") and words[0] in _OF_ROLES:
             if (given := self._role(text, statement, words[0])) is not None:
                 return given
+        elif _PUBLIC.match(statement):
+            return _PUBLIC.sub(rb"\1 IF NOT EXISTS \2", text)
         elif self._cluster and _is_of_tablespace(statement):
             return self._tablespace(text, statement, words)
         if words[0] == "comment" and (given := self._comment_on_role(event, statement)) is not None:
@@ -273,3 +276,6 @@ def _is_of_tablespace(statement: bytes) -> bool:
         return False
     words = [word.lower() for word in words_of(statement)]
     return words[1] in (b"tablespace", b"default_tablespace") or (b"on", b"tablespace") in pairwise(words)
+
+
+_PUBLIC = re.compile(rb'(?i)^(\s*create\s+schema)\s+("?public"?\s*;)')

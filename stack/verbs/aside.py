@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
 OPTIONS = (*SETTINGS, "synchronous_commit=off", "lc_messages=C")
-"""Of the sessions that fill it. None of their commits has to wait for the disk, since the one that counts is ours, and
-that waits for all before it; and their words are read here."""
+"""Of the sessions that fill it: the commit that counts is ours, and waits for all before it. Their words are read."""
 PATIENCE = 10
 """Seconds that a login is kept waiting; after that it is refused, or those who wait would fill the server."""
 TRIES = 5
@@ -73,6 +72,13 @@ class Aside:
 
         statement = sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(text))
         (cluster or self.cluster).connection.execute(statement)
+
+    def drop_public(self) -> None:
+        """Make room for an archive's own schema `public`; where there is something in it, pg_restore says so."""
+        from psycopg import Error
+
+        with self.cluster.within(self.name) as session, suppress(Error):
+            session.execute("DROP SCHEMA public")
 
     def make_ready(self, cluster: Cluster) -> None:
         """Let it be as the user's is, within the transaction that gives it the user's name in the end."""

@@ -16,7 +16,7 @@ from stack.sql.script import Script
 from stack.sql.sources import HEAD, Source
 from stack.verbs.causes import known
 from stack.verbs.feed import Piped, Readable, Reader, Tape, Unfit, printed, session, words
-from stack.verbs.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, How, Lines, archive_roles, errors
+from stack.verbs.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, How, Lines, archive_contents, errors
 
 _OR_ELSE = f"On a server that is run elsewhere a file is applied in one transaction. {AS_PSQL}"
 _WHOLE = (
@@ -54,7 +54,7 @@ def fill(engine: Engine, reader: Reader, source: Source, how: How, *, empty: boo
 
 def _restore(engine: Engine, reader: Reader, name: str, *, empty: bool) -> str:
     tape = Tape(reader)
-    roles = archive_roles(engine.client, tape)
+    roles = archive_contents(engine.client, tape).roles
     others = _not_ours(engine, roles)
     options = ["--no-owner"] * bool(others)
     if others:

@@ -73,7 +73,8 @@ class Ahead:
         self.source, self.reader = source, Reader(source)
         self.tape = Tape(self.reader)
         archive = source.is_archive and engine.name != "external"
-        self.roles = meanwhile(lambda: archive_roles(engine.client, self.tape) if archive else [])
+        nothing = Contents([], makes_public=False)
+        self.contents = meanwhile(lambda: archive_contents(engine.client, self.tape) if archive else nothing)
 
 
 def fill(place: Aside, ahead: Ahead) -> list[str]:
@@ -210,8 +211,11 @@ def _not_all(ended: Ended, reader: Reader, script: Script) -> str:
 
 
 def _restore(place: Aside, ahead: Ahead, name: str) -> str:
-    for role in ahead.roles():
+    contents = ahead.contents()
+    for role in contents.roles:
         place.missing(role)
+    if contents.makes_public:
+        place.drop_public()
     command = place.engine.client("pg_restore", "--single-transaction", stdin=True, name=name, into=place.login)
     with Piped(command) as restore:
         restore.feed(ahead.tape.rest())
@@ -232,8 +236,17 @@ def settle(engine: Engine, own: str, missing: Callable[[str], object] = bool, **
     return [f"Not all settings and grants of the database itself came along. psql said:\n{said}"] if said else []
 
 
-def archive_roles(client: Callable[..., Command], tape: Tape) -> list[str]:
-    """Return the roles that an archive names, reading no more of it than its table of contents."""
+class Contents(NamedTuple):
+    """What an archive says in its table of contents."""
+
+    roles: list[str]
+    """Those that it names."""
+    makes_public: bool
+    """Whether it makes the schema `public`, which a new database has already."""
+
+
+def archive_contents(client: Callable[..., Command], tape: Tape) -> Contents:
+    """Return what an archive is made of, reading no more of it than its table of contents."""
     schema = read_by(client("pg_restore", "--schema-only", "-f", "-", stdin=True), tape)
     tape.rewind()
     listed = read_by(client("pg_restore", "--list", "-f", "-", stdin=True), tape)
@@ -242,4 +255,5 @@ def archive_roles(client: Callable[..., Command], tape: Tape) -> list[str]:
     large = re.findall(
         r"^\d+; \d+ \d+ BLOB(?: METADATA)? - \d+(?:\.\.\d+)? (.+)$", listed.decode(errors="replace"), re.M
     )
-    return list(dict.fromkeys([*sorted(roles_in(io.BytesIO(schema))), *large]))
+    roles = list(dict.fromkeys([*sorted(roles_in(io.BytesIO(schema))), *large]))
+    return Contents(roles, bool(re.search(rb"^CREATE SCHEMA public;$", schema, re.MULTILINE)))

@@ -14,6 +14,7 @@ import pytest
 
 from stack.engines.embedded.engine import Embedded
 from stack.ground.errors import Refused, StackError
+from stack.ground.run import look
 from stack.verbs import dump as dump_room
 from stack.verbs import load as load_room
 from stack.verbs import snapshots, spares, undo, up
@@ -113,6 +114,7 @@ def seed(engine: Embedded, **files: str) -> None:
 # -- what psql takes -------------------------------------------------------------------------------------------
 
 TAKEN = {
+    "a schema public of its own": "create  schema public;\nCREATE SCHEMA \"public\" ;\ncreate table new ();\n",
     "two transactions": "BEGIN;\ncreate table new ();\nCOMMIT;\nSTART TRANSACTION;\ncreate table two ();\nCOMMIT;\n",
     "ANALYZE after the COMMIT": "BEGIN; create table new (n int); COMMIT;\nANALYZE;\nVACUUM;\nVACUUM FULL new;\n",
     "an index concurrently": "create table new (n int);\ncreate index concurrently on new (n);\nreindex table "
@@ -151,6 +153,16 @@ def test_what_psql_takes_is_loaded(engine: Embedded, what: str) -> None:
     load(engine, TAKEN[what], trust="\\o " in TAKEN[what])
     assert there(engine, "new")
     assert not there(engine, "kept")
+
+
+def test_an_archive_that_makes_the_schema_public_is_loaded(engine: Embedded) -> None:
+    ask(engine, "CREATE TABLE new ()")
+    archive = engine.root / "own.dump"
+    assert look(*engine.client("pg_dump", "-Fc", "-n", "public", "-f", str(archive))).returncode == 0
+    assert "CREATE SCHEMA public" in look([str(engine.home.programs / "pg_restore"), "-f", "-", str(archive)]).stdout
+    ask(engine, "DROP TABLE new")
+    load_room.load(engine, str(archive), clean=True, yes=True)
+    assert there(engine, "new")
 
 
 def test_a_file_that_psql_has_in_transactions_of_its_own_fails_as_a_whole(engine: Embedded) -> None:

@@ -121,6 +121,7 @@ def test_a_server_that_itself_does_not_react_is_killed_with_its_sessions(
     full: Embedded, capfd: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stack.engines.embedded.shutdown.AT_ONCE", 1.0)
+    monkeypatch.setattr(full, "resume", lambda: None)  # what has stopped it does not let it go
     with subprocess.Popen(["sleep", "60"], cwd=full.root) as other, session(full):
         server(full).suspend()
         ends(full)

@@ -279,8 +279,6 @@ class Embedded(Engine):
                 for process in (*server.children(recursive=True), server):
                     process.resume()
 
-    sees_files = True
-
 
 def _only_postgres(service: str) -> None:
     if service.startswith("convex"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from invoke.exceptions import Exit
 
@@ -22,12 +23,14 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.run import NOWHERE, Command, become, look, start
 from stack.ground.talk import say
 from stack.server.address import conninfo
+from stack.sql.spool import spooled
 from stack.verbs import psql_options
 from stack.verbs.causes import explain
 from stack.verbs.psql_options import Options
 
 NOT_CONNECTED = 2
 """psql's exit code when the connection was not made, or broke."""
+_NAMES_FILES = re.compile(rb"^[ \t]*\\(?:i|ir|include|include_relative|copy)\b", re.MULTILINE)
 _FIFOS = r"""
 d=$1 files=$2; shift 2; mkdir -m 700 "$d" || exit
 for f in $files; do mkfifo "$d/${f#*:}" || exit; done
@@ -144,7 +147,7 @@ def _spooled(files: Sequence[str]) -> Iterator[list[int]]:
         for file in files:
             before = spool.tell()
             try:
-                with os.fdopen(os.dup(0), "rb") if file == "-" else Path(file).open("rb") as source:
+                with os.fdopen(os.dup(0), "rb") if file == "-" else _opened(Path(file)) as source:
                     shutil.copyfileobj(source, spool)
             except OSError as error:
                 raise _unreadable(file, error) from None
@@ -169,10 +172,22 @@ def _with_files(argv: list[str], files: Sequence[str], sizes: Sequence[int]) -> 
 
 def _read_from(file: Path) -> None:
     try:
-        with file.open("rb") as source:  # says no to a directory, unlike os.open
+        with _opened(file) as source:
             os.dup2(source.fileno(), 0)
     except OSError as error:
         raise _unreadable(str(file), error) from None
+
+
+def _opened(file: Path) -> IO[bytes]:
+    r"""Open a file for a psql that sees its stdin alone: what its \i and \copy name is put into it. Raises OSError."""
+    source = file.open("rb")  # says no to a directory, unlike os.open
+    if file.is_file() and file.stat().st_size:
+        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            names_files = _NAMES_FILES.search(content)
+        if names_files:
+            source.close()
+            return spooled(file)
+    return source
 
 
 def _write_to(file: Path) -> None:

@@ -33,6 +33,19 @@ def test_what_is_no_file_is_refused_in_one_paragraph(shared: Path) -> None:
     fail(shared, 2, "psql", "-f", "seed", saying=("seed", "irectory"))
 
 
+def test_what_a_file_includes_and_copies_is_read_on_this_machine(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,name\n1,Ada\n2,Bo\n")
+    (tmp_path / "table.sql").write_text("CREATE TEMP TABLE people (id int, name text);\n")
+    (tmp_path / "all.sql").write_text(
+        "\\ir table.sql\n\\copy people from 'rows.csv' with (format csv, header)\n"
+        "SELECT string_agg(name, '+') FROM people;\n"
+    )
+    assert "Ada+Bo" in succeed(shared, "psql", "-f", str(tmp_path / "all.sql"))
+    (tmp_path / "more.sql").write_text("SELECT 'more';\n")
+    printed = succeed(shared, "psql", "-f", str(tmp_path / "all.sql"), "--", "-f", str(tmp_path / "more.sql"))
+    assert printed.index("Ada+Bo") < printed.index("more")
+
+
 @pytest.mark.parametrize("args", [("psql",), ("psql", "-f", "-")])
 def test_sql_comes_in_through_a_pipe(shared: Path, args: tuple[str, ...]) -> None:
     assert "from stdin" in succeed(shared, *args, stdin="SELECT 'from ' || 'stdin';\n")

@@ -17,7 +17,7 @@ from invoke.parser.parser import ParseMachine, Parser, ParseResult
 from invoke.program import Program
 
 from stack import usage
-from stack.ground.errors import Refused, StackError
+from stack.ground.errors import Interrupted, Refused
 from stack.ground.talk import to_stdout
 from stack.usage import WORDS
 
@@ -159,7 +159,13 @@ def _teach_the_program() -> None:
     def run(self: Program) -> None:
         """Change nothing under --dry, which invoke itself heeds in its own `run` alone."""
         usage.heed_dry(self)
-        execute(self)
+        try:
+            execute(self)
+        except RuntimeError as error:
+            # Python before 3.12 wraps what is raised in `__set_name__`, which runs while a module is imported.
+            if isinstance(error.__cause__, Interrupted):
+                raise error.__cause__ from None
+            raise
 
     Program.parse_tasks = parse_tasks  # type: ignore[method-assign]
     Program.parse_cleanup = parse_cleanup  # type: ignore[method-assign]
@@ -205,4 +211,4 @@ def lines(tail: str) -> str:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    raise StackError("Interrupted. `invoke status` shows what is running.", 128 + number)
+    raise Interrupted(number)

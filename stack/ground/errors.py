@@ -41,6 +41,13 @@ class Refused(StackError):
         super().__init__(message, 2, cure=cure)
 
 
+class Interrupted(Exit):
+    """Ctrl-C, or a signal that ends us. No StackError: what passes over a failure must not pass over this."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("Interrupted. `invoke status` shows what is running.", 128 + number)
+
+
 def not_installed(program: str) -> str:
     """Return what to say when a program is not on PATH."""
     return (

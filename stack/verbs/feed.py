@@ -93,7 +93,7 @@ class Piped:
         env = {**command.env, "LANGUAGE": "C"}
         try:
             self._child = start(command.argv, env, stdin=PIPE, stdout=output, stderr=self._said)
-        except StackError:
+        except BaseException:
             self._said.close()
             raise
         self._input: IO[bytes] = self._child.stdin  # type: ignore[assignment]

@@ -19,7 +19,7 @@ from typing import IO, NoReturn
 from invoke.exceptions import Exit
 
 from stack.engines.base import Engine
-from stack.ground.errors import Refused, StackError
+from stack.ground.errors import Interrupted, Refused, StackError
 from stack.ground.run import NOWHERE, Command, become, look, start
 from stack.ground.talk import say
 from stack.server.address import conninfo
@@ -103,7 +103,7 @@ def interruptible(engine: Engine) -> Iterator[str]:
     name = f"invoke-{os.getpid()}-{secrets.token_hex(4)}"  # other machines' programs may be on the server too
     try:
         yield name
-    except StackError:
+    except (StackError, Interrupted):
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
         with suppress(StackError):  # what has gone wrong first is what counts
             look(*engine.client("psql", "-XAtqc", f"{end}'{name}'"))

@@ -225,7 +225,8 @@ def go_on_in_background(engine: Engine) -> None:
 def in_background(engine: Engine) -> None:
     """Let `keep_ready` run in a process that outlives this one and its terminal."""
     program = "from stack.engines import choose; from stack.verbs import spares; spares.keep_ready(choose.choose())"
-    begin(start([sys.executable, "-c", program], outlives=engine.root).wait)
+    with suppress(StackError):  # what was asked for is done, and a spare is a convenience
+        begin(start([sys.executable, "-c", program], outlives=engine.root).wait)
 
 
 def refuse_prepared(cluster: Cluster, database: str) -> None:

@@ -109,7 +109,7 @@ def test_a_first_start_that_is_interrupted_can_be_stopped_at_once(copy: Path) ->
 def running(copy: Path, words: str) -> list[int]:
     """Return the servers' processes that run a query with these words in it."""
     others = f"SELECT pid FROM pg_stat_activity WHERE query LIKE '%{words}%' AND state = 'active'"
-    return sql(copy, f"{others} AND pid <> pg_backend_pid()")
+    return sql(copy, f"{others} AND pid <> pg_backend_pid()", dbname="postgres")
 
 
 @pytest.mark.parametrize("args", [("-c", "SELECT 'slow', pg_sleep(30)"), ("-f", "slow.sql")], ids=["-c", "-f"])

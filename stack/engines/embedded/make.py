@@ -42,7 +42,7 @@ class Maker:
         fresh = scratch / "embedded"
         try:
             way = self.home.way_to(scratch)
-        except StackError:
+        except BaseException:
             scratch.rmdir()
             raise
         with tempfile.NamedTemporaryFile("w", dir=scratch, encoding="utf-8") as password_file:

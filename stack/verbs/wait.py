@@ -156,7 +156,8 @@ def gather(engine: Engine, start: Start | None, started: bool, clock: Callable[[
         started = _started(engine, start)  # what has ended since it was asked says why
     if started and any(service.state == "paused" for service in services):
         engine.resume()
-    refusal = _refusal(engine) if started and all(service.ready for service in services) else ""
+    asks = started and all(service.ready or _may_be_over(service) for service in services)
+    refusal = _refusal(engine) if asks else ""
     recovers = any(RECOVERS in said for said in (refusal, *(service.output for service in services)))
     return Seen(clock(), started, services, refusal, engine.last_words(POSTGRES.name) if recovers else "")
 
@@ -169,8 +170,9 @@ def judge(seen: Seen, past: Past) -> tuple[Ready | Waiting | Lost, Past]:
         restarts[service.name] = min(service.restarts, restarts.get(service.name, service.restarts))
         if lost := _lost(service, seen.started, restarts[service.name]):
             return lost, now
-        if seen.started and service.health != "healthy" and _lasting(service.output, seen, since):
-            return Lost(service, "does not let us in"), now
+        heard = judged(seen.refusal) if _may_be_over(service) else service.output
+        if seen.started and service.health != "healthy" and _lasting(heard, seen, since):
+            return Lost(service, "does not let us in", seen.refusal if _may_be_over(service) else ""), now
     waiting = [service for service in seen.services if not service.ready]
     if waiting or not seen.started:
         late = waiting[0] if waiting else _database(seen.services)
@@ -180,6 +182,12 @@ def judge(seen: Seen, past: Past) -> tuple[Ready | Waiting | Lost, Past]:
     if _lasting(judged(seen.refusal), seen, since):
         return Lost(_database(seen.services), "does not let us in", seen.refusal), now
     return Waiting(_database(seen.services), seen.refusal, seen.refusal), now
+
+
+def _may_be_over(service: Service) -> bool:
+    """Return whether a health check was told what may have ended since: its words are as old as its interval."""
+    kind = refusal(service.output) if service.health != "healthy" else None
+    return kind is not None and kind.passing
 
 
 def _lost(service: Service, started: bool, restarts: int) -> Lost | None:

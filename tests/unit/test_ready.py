@@ -276,6 +276,7 @@ CREATED, AGAIN = Service("postgres", "created"), replace(UP, restarts=2)
 LOOP = Service("postgres", "restarting", restarts=3, exit_code=2)
 WRONG_PASSWORD = 'FATAL:  password authentication failed for user "u"'
 FULL = "FATAL:  sorry, too many clients already"
+CROWDED = replace(UP, health="unhealthy", output=FULL)
 RECOVERING = "FATAL:  the database system is in recovery mode"
 LOST_FILE = 'FATAL:  could not open file "global/pg_filenode.map": No such file or directory'
 HEARD = Past(since={"full": -wait_room.PATIENCE, "recovery": -wait_room.PATIENCE})
@@ -321,6 +322,8 @@ NOTHING = Past()
          Lost(replace(STARTING, output=WRONG_PASSWORD), "does not let us in")),
         (UP, True, WRONG_PASSWORD, NOTHING, Lost(UP, "does not let us in", WRONG_PASSWORD)),
         (UP, True, FULL, HEARD, Lost(UP, "does not let us in", FULL)),
+        (CROWDED, True, "", HEARD, Waiting(CROWDED, "postgres (unhealthy)")),
+        (CROWDED, True, FULL, HEARD, Lost(CROWDED, "does not let us in", FULL)),
         (UP, True, RECOVERING, HEARD, Lost(UP, "does not let us in", RECOVERING)),
     ],
 )  # fmt: skip

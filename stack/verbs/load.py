@@ -44,7 +44,8 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
             with opened(str(file)) as source:
                 source.name = f"seed/{file.name}"
                 try:
-                    notes += place.fill(whole.Ahead(engine, source, How(beside=file.parent)))
+                    with whole.Ahead(engine, source, How(beside=file.parent)) as ahead:
+                        notes += place.fill(ahead)
                 except Unfit as error:
                     raise StackError(_not_seeded(engine, file, error.what)) from None
     for each in notes:
@@ -81,30 +82,37 @@ def load(
     with opened(file, encoding) as source:
         if not source.head:
             raise Refused(f"{source.name} is empty: it is no dump and no SQL. Nothing was done.")
-        ahead = whole.Ahead(engine, source, How(database, trust, None if file == "-" else Path(file).parent))
-        found, major = _contents(engine)
-        if int(source.server.partition(".")[0] or 0) > major:
-            raise Refused(
-                f"{source.name} was dumped from PostgreSQL {source.server}, and this server is {major}: a dump does not"
-                " go back to an older one. Nothing was changed. Load it into a server of that version, or a newer one."
-            )
-        if found and not clean:
-            raise Refused(
-                f"The database is not empty: {counted(found, 'object')} (tables, views, sequences, large objects)."
-                " Nothing was loaded. Add --clean to replace them in the same step, or begin with an empty database:"
-                " `invoke reset-data`, `invoke up`."
-            )
-        if found:
-            what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
-            confirm(f"Delete {what} in the database, and load {file}?", yes=yes)
-        by = f"load {'--clean ' * bool(found)}{files.typed(file)}"
-        try:
-            with _place(engine, by, afresh=bool(found), room=source.size, yes=yes) as place:
-                notes = place.fill(ahead)
-        except Unfit as error:
-            raise StackError(
-                f"{source.name} was not loaded, and the database is as it was. The reason:\n{error.what}"
-            ) from None
+        beside = None if file == "-" else Path(file).parent
+        with whole.Ahead(engine, source, How(database, trust, beside)) as ahead:
+            _load(engine, ahead, file, clean=clean, yes=yes)
+
+
+def _load(engine: Engine, ahead: whole.Ahead, file: str, *, clean: bool, yes: bool) -> None:
+    """Do what `load` does with a file that is open."""
+    source = ahead.source
+    found, major = _contents(engine)
+    if int(source.server.partition(".")[0] or 0) > major:
+        raise Refused(
+            f"{source.name} was dumped from PostgreSQL {source.server}, and this server is {major}: a dump does not"
+            " go back to an older one. Nothing was changed. Load it into a server of that version, or a newer one."
+        )
+    if found and not clean:
+        raise Refused(
+            f"The database is not empty: {counted(found, 'object')} (tables, views, sequences, large objects)."
+            " Nothing was loaded. Add --clean to replace them in the same step, or begin with an empty database:"
+            " `invoke reset-data`, `invoke up`."
+        )
+    if found:
+        what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
+        confirm(f"Delete {what} in the database, and load {file}?", yes=yes)
+    by = f"load {'--clean ' * bool(found)}{files.typed(file)}"
+    try:
+        with _place(engine, by, afresh=bool(found), room=source.size, yes=yes) as place:
+            notes = place.fill(ahead)
+    except Unfit as error:
+        raise StackError(
+            f"{source.name} was not loaded, and the database is as it was. The reason:\n{error.what}"
+        ) from None
     for each in notes:
         say(each)
     say(f"Loaded {source.name}.{place.back}")

@@ -6,10 +6,12 @@ import io
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from stack.engines.base import Engine
+from stack.ground.errors import StackError
 from stack.ground.run import PIPE, Command
 from stack.ground.talk import progress
 from stack.ground.threads import meanwhile
@@ -20,6 +22,9 @@ from stack.sql.sources import Source
 from stack.verbs.aside import Aside
 from stack.verbs.causes import known
 from stack.verbs.feed import SHOWN, Piped, Readable, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PSQL = ("psql", "-qX", "-v", "ON_ERROR_STOP=1")
 STOPPED = 3
@@ -75,6 +80,14 @@ class Ahead:
         archive = source.is_archive and engine.name != "external"
         nothing = Contents([], makes_public=False)
         self.contents = meanwhile(lambda: archive_contents(engine.client, self.tape) if archive else nothing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the answer, whoever has a use for it: the file may be closed only then."""
+        with suppress(StackError):
+            self.contents()
 
 
 def fill(place: Aside, ahead: Ahead) -> list[str]:

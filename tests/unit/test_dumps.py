@@ -3,9 +3,12 @@
 import gzip
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +17,7 @@ from stack.engines.embedded.engine import Embedded
 from stack.engines.external import External
 from stack.ground import settings
 from stack.ground.errors import Refused, StackError
+from stack.ground.run import Command
 from stack.verbs import dump, load, spares, up
 from tests.unit.conftest import embedded
 
@@ -141,6 +145,23 @@ def test_what_is_not_empty_is_refused(engine: Embedded, tmp_path: Path, archive:
         load.load(engine, str(tmp_path / "made.dump"), clean=False, yes=False)
     with pytest.raises(Refused, match="--yes"):
         load.load(engine, str(tmp_path / "made.dump"), clean=True, yes=False)
+
+
+def test_a_refusal_waits_for_who_still_reads_the_file(
+    engine: Embedded, tmp_path: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, failed = engine.client, list[object]()
+
+    def slow(program: str, *args: str, **keywords: Any) -> Command:
+        time.sleep(0.5 if program == "pg_restore" else 0)
+        return client(program, *args, **keywords)
+
+    monkeypatch.setattr(engine, "client", slow)
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with pytest.raises(Refused, match=r"not empty.*--clean"):
+        load.load(engine, str(tmp_path / "made.dump"), clean=False, yes=False)
+    time.sleep(1)
+    assert not failed
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x7fELF\0", b"SELECT 1;\nSELECT 1/0;\n"])

@@ -20,7 +20,7 @@ from stack.sql.script import Script
 from stack.sql.spool import spooled
 from stack.verbs import up
 from tests.unit.conftest import embedded
-from tests.unit.psqls import Psql, Roles
+from tests.unit.sql.psqls import Psql, Roles
 
 pytestmark = pytest.mark.xdist_group("script")  # they share a server
 

@@ -18,7 +18,7 @@ from stack.engines.embedded.engine import Embedded
 from stack.server import processes
 from stack.verbs import up
 from tests.unit.conftest import embedded
-from tests.unit.test_rights import INVOKE, variables
+from tests.unit.engines.test_rights import INVOKE, variables
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a server as another user")
 ME = ("setpriv", "--reuid=4321", "--regid=4321", "--clear-groups")
@@ -29,7 +29,7 @@ def copy(programs: Path) -> Iterator[Path]:
     """A checkout of one user's with a cluster of another's in it."""
     made = Path(tempfile.mkdtemp(prefix="stack-anothers-"))
     made.chmod(0o755)
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     shutil.copytree(here / "stack", made / "stack", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(here / "tasks.py", made)
     yield made

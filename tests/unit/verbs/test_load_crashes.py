@@ -13,7 +13,7 @@ from stack.engines.embedded.engine import Embedded
 from stack.verbs import dump, load, spares, undo, up
 from tests import crashes
 from tests.unit.conftest import embedded
-from tests.unit.test_snapshot_crashes import ask, content, crash
+from tests.unit.verbs.test_snapshot_crashes import ask, content, crash
 
 CRASHES = int(os.environ.get("STACK_LOAD_CRASHES", "30"))
 """STACK_LOAD_CRASHES=200 is what a release is tried with."""

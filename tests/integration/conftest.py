@@ -30,11 +30,6 @@ def pytest_report_header() -> str:
     return f"docker: {checkout.describe()}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes, so that no worker is left with it in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 def need(problem: str) -> None:
     """Skip with the reason, or fail where Docker is required."""
     if problem and os.environ.get("REQUIRE_DOCKER") == "1":

@@ -20,7 +20,10 @@ from stack.verbs import up
 from tests.unit.conftest import embedded
 from tests.unit.engines.test_rights import INVOKE, variables
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a server as another user")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a server as another user"),
+]
 ME = ("setpriv", "--reuid=4321", "--regid=4321", "--clear-groups")
 
 

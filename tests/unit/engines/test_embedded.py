@@ -31,6 +31,8 @@ from stack.verbs.load import seed
 from tests.ports import own_port
 from tests.unit.conftest import embedded
 
+pytestmark = pytest.mark.slow
+
 
 def up(engine: Embedded) -> None:
     up_room.bring_up(engine, 30, pull=False, wait=True)

@@ -19,6 +19,8 @@ from stack.verbs import damage as damage_room
 from stack.verbs import up as up_room
 from stack.verbs import wipe
 
+pytestmark = pytest.mark.slow
+
 
 def lock_file(engine: Embedded, pid: int) -> None:
     """Write a lock file that names a process."""

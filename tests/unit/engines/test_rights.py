@@ -26,6 +26,7 @@ from tests.ports import own_port
 from tests.unit.conftest import embedded
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a server as another user"),
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc"),
 ]

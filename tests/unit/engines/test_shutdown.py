@@ -23,6 +23,7 @@ from stack.ground.errors import Interrupted, StackError
 from stack.verbs import up as up_room
 from stack.verbs import wait
 
+pytestmark = pytest.mark.slow
 ROWS = 10_000
 
 

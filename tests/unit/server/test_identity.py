@@ -22,6 +22,8 @@ from stack.verbs import login, wait
 from stack.verbs import up as up_room
 from tests.unit.conftest import embedded
 
+pytestmark = pytest.mark.slow
+
 
 def up(engine: Embedded) -> None:
     up_room.bring_up(engine, 30, pull=False, wait=True)

@@ -16,7 +16,7 @@ from stack.server import uuid_ossp
 from stack.verbs import up
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("uuid-ossp")
+pytestmark = [pytest.mark.xdist_group("uuid-ossp"), pytest.mark.slow]
 
 ORIGINAL = {  # \df of PostgreSQL's own: arguments, volatile or immutable
     "uuid_generate_v1": ("", "v"),

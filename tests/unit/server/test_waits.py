@@ -21,7 +21,7 @@ from stack.server import waits
 from stack.verbs import up
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("blocked")
+pytestmark = [pytest.mark.xdist_group("blocked"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

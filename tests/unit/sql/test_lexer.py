@@ -111,6 +111,7 @@ SPEED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SPEED)
 def test_it_is_fast_and_small(case: str) -> None:
     megabytes, content = SPEED[case]
@@ -124,6 +125,7 @@ def test_it_is_fast_and_small(case: str) -> None:
     assert longest <= 2 * (lexer.LIMIT + lexer.CHUNK)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_script() -> None:
     for content in (SPEED["a long string"][1], SPEED["one INSERT"][1], SPEED["no end"][1]):
         made = Lexer(io.BytesIO(content))

@@ -22,7 +22,7 @@ from stack.verbs import up
 from tests.unit.conftest import embedded
 from tests.unit.sql.psqls import Psql, Roles
 
-pytestmark = pytest.mark.xdist_group("script")  # they share a server
+pytestmark = [pytest.mark.xdist_group("script"), pytest.mark.slow]  # they share a server
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from stack.verbs import dump, up
 from stack.verbs.psql import interruptible
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("dump places")  # they share a server
+pytestmark = [pytest.mark.xdist_group("dump places"), pytest.mark.slow]  # they share a server
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 MAGIC = b"PGDMP"
 

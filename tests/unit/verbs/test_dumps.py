@@ -21,7 +21,7 @@ from stack.ground.run import Command
 from stack.verbs import dump, load, spares, up
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("dumps")  # they share a server
+pytestmark = [pytest.mark.xdist_group("dumps"), pytest.mark.slow]  # they share a server
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -33,6 +33,7 @@ def engine(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield made
 
 
+@pytest.mark.slow
 def test_crashes_leave_the_old_or_the_new(engine: Embedded) -> None:
     chance, rows = random.Random(7), content(engine)[1]  # noqa: S311 - the same moments each time
     dump.dump(engine, str(engine.root / "x.dump"))

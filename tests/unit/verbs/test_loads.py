@@ -20,7 +20,7 @@ from stack.verbs import load as load_room
 from stack.verbs import snapshots, spares, undo, up
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("loads")  # they share a server
+pytestmark = [pytest.mark.xdist_group("loads"), pytest.mark.slow]  # they share a server
 
 ROLES = "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND NOT rolsuper ORDER BY 1"
 

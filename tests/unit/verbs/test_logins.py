@@ -21,7 +21,7 @@ from tests.unit.conftest import embedded
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-pytestmark = pytest.mark.xdist_group("logins")  # they share a server
+pytestmark = [pytest.mark.xdist_group("logins"), pytest.mark.slow]  # they share a server
 
 WAITING = """
 SELECT w.pid FROM pg_locks AS w JOIN pg_locks AS h USING (classid, objid)

@@ -51,6 +51,7 @@ def content(engine: Embedded) -> tuple[int, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_crashes_lose_nothing(engine: Embedded, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - the same moments each time

@@ -24,7 +24,7 @@ from stack.verbs import names as names_room
 from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("snapshots")  # they share a server
+pytestmark = [pytest.mark.xdist_group("snapshots"), pytest.mark.slow]  # they share a server
 
 LIMIT = 20.0
 """Seconds in which the background must have done its work."""

@@ -31,7 +31,7 @@ from stack.verbs import login as login_room
 from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
-pytestmark = pytest.mark.xdist_group("snapshots of others")
+pytestmark = [pytest.mark.xdist_group("snapshots of others"), pytest.mark.slow]
 
 THEIRS = [
     f"stack-{kind}-{digit * 32}" for digit, kind in zip("0123", ("snapshot", "spare", "making", "doomed"), strict=True)

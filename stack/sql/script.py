@@ -68,6 +68,7 @@ class Script:
             whether it did. None: roles are left to the script.
         inline: whether psql runs elsewhere, so that files come to it in the script.
         session: SQL to be run after each `\connect`, which resets the session.
+        mark: SQL to be run behind each statement that makes roles unseen, in its transaction.
         restricts: whether psql has `\restrict` (17.6 and newer).
         file: what to call the script.
         beside: where to look for files that are not where the user is; else where the script is.
@@ -85,6 +86,7 @@ class Script:
         missing: Callable[[str], bool | None] | None = None,
         inline: bool = True,
         session: str = "",
+        mark: str = "",
         restricts: bool = True,
         file: str = "",
         beside: Path | None = None,
@@ -92,7 +94,9 @@ class Script:
         self.notes: list[str] = []
         self._file = file or source.name
         self._reading = Reading(source, self._file, beside or Path(self._file).parent)
-        self._statements = Statements(into=into, name=name, session=session, missing=missing, notes=self.notes)
+        self._statements = Statements(
+            into=into, name=name, session=session, mark=mark, missing=missing, notes=self.notes
+        )
         self._inline, self._into, self._pick = inline, into, pick
         self._guard = None if trust else Guard()
         self._lines = Lines()
@@ -196,8 +200,11 @@ class Script:
             return
         if statements.leaves_out_command(event, self._reading.values):
             return
+        first, last = statements.around(event, self._reading.values)
+        yield self._lines.put(first, event.file, event.line)
         yield self._before(event)
         yield self._lines.put(self._opened(event, restricts=restricts), event.file, event.line)
+        yield self._lines.put(last, event.file, event.line, stays=True)
 
     def _before(self, event: Event) -> bytes:
         return self._lines.put(event.piece.before, event.file, event.piece.line)

@@ -11,6 +11,7 @@ from stack.sql.create_role import altered
 from stack.sql.databases import MAINTENANCE, Naming, Survey, naming, target
 from stack.sql.frames import Event
 from stack.sql.includes import Reading
+from stack.sql.makers import RUN, Makers
 from stack.sql.roles import members, named
 from stack.sql.tokens import first_words, name_of, quoted, words_of
 from stack.sql.variables import Values, expanded
@@ -30,11 +31,19 @@ class Statements:
     """Gives each statement as psql is to run it, leaves it out, or holds it back to the end."""
 
     def __init__(
-        self, *, into: str, name: str, session: str, missing: Callable[[str], bool | None] | None, notes: list[str]
+        self,
+        *,
+        into: str,
+        name: str,
+        session: str,
+        mark: str,
+        missing: Callable[[str], bool | None] | None,
+        notes: list[str],
     ) -> None:
         self.held: list[tuple[Event, bytes]] = []
         """What is run behind all else: the databases that are made beside."""
         self._into, self._name, self._session, self._missing, self._notes = into, name, session, missing, notes
+        self._makers = Makers(mark)
         self._survey = Survey()
         self._wanted = ""
         self._at = self._user = ""
@@ -111,6 +120,12 @@ class Statements:
             return True
         return self.left_out(event) and event.name in _SENDS
 
+    def around(self, event: Event, values: Values) -> tuple[bytes, bytes]:
+        """Return what goes before a command with its statement, and what behind it."""
+        if event.name != "gexec" or not self._missing:
+            return b"", b""
+        return self._makers.around(expanded(event.piece.statement, values), in_transaction=self._in_transaction)
+
     # -- statements -----------------------------------------------------------------------------------------------
 
     def take(self, event: Event, statement: bytes, reading: Reading) -> bytes:
@@ -119,7 +134,11 @@ class Statements:
         words = first_words(statement, 2)
         self._cluster |= databases.CLUSTER_DUMP in statement
         if not words or words[0] not in _LOOKED_AT:
-            return b"" if self.left_out(event) else text
+            if not self._missing or not words or words[0] not in RUN or self.left_out(event):
+                return b"" if self.left_out(event) else text
+            block = words[0] == "do"
+            return self._makers.marked(text, statement, block=block, in_transaction=self._in_transaction)
+        self._makers.learn(statement)
         self._note_session(words, statement, reading)
         if not self._into:
             return text
@@ -165,7 +184,7 @@ class Statements:
     def _ask(self, role: str) -> bool:
         """Tell of a role, once; return whether it was made for this script."""
         if role not in self._asked:
-            self._asked[role] = bool(self._missing and self._missing(role))
+            self._asked[role] = bool(self._missing and not self._makers.may_make(role) and self._missing(role))
         return self._asked[role]
 
     # -- roles ----------------------------------------------------------------------------------------------------
@@ -201,7 +220,7 @@ class Statements:
         words = words_of(statement)
         if not self._missing or [word.lower() for word in words[1:3]] != [b"on", b"role"]:
             return None
-        if self._asked.get(name_of(words[3])):
+        if self._asked.get(name_of(words[3])) or self._makers.may_make(name_of(words[3])):
             self.held.append((event, event.piece.text))
             return b""
         return b"" if name_of(words[3]) in self._here else event.piece.text

@@ -6,7 +6,6 @@ client, a server or a machine dies: what was made aside is marked as ours, and d
 
 from __future__ import annotations
 
-import shlex
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from stack.engines.base import Engine
 from stack.ground.errors import StackError
-from stack.ground.talk import say
 from stack.ground.threads import beside
 from stack.server.admin import Cluster
 from stack.server.queries import GOT_IN, SETTINGS, STUCK, TOO_LONG, WRITES
 from stack.server.session import LoginFailed
-from stack.verbs import drop, names, spares, store
+from stack.verbs import drop, made_roles, names, spares, store
 from stack.verbs.login import administrator
-from stack.verbs.store import FILLING, MAKING, MARK, ROLE, WORK
+from stack.verbs.store import FILLING, MAKING, MARK, WORK
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -55,23 +53,11 @@ class Aside:
         return {"dbname": self.name, "options": " ".join(f"-c {each}" for each in OPTIONS)}
 
     def missing(self, role: str) -> bool:
-        """Make a role that a file names and the server has not, without login; return whether that was done.
-
-        Its comment says for which database, so that it goes with that when the file fails. Raises StackError.
-        """
-        if role in self.made or self.cluster.rows("SELECT FROM pg_roles WHERE rolname = %s", role):
+        """Make a role that a file names and the server has not; return whether that was done. Raises StackError."""
+        if role in self.made or not made_roles.make(self.cluster, role, self.name):
             return False
-        with self.cluster.transaction():
-            self.cluster.run("CREATE ROLE {} NOLOGIN", role)
-            self._comment_role(role, f'{ROLE}{self.name}"}}')
         self.made.append(role)
         return True
-
-    def _comment_role(self, role: str, text: str | None, cluster: Cluster | None = None) -> None:
-        from psycopg import sql
-
-        statement = sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(text))
-        (cluster or self.cluster).connection.execute(statement)
 
     def drop_public(self) -> None:
         """Make room for an archive's own schema `public`; where there is something in it, pg_restore says so."""
@@ -89,8 +75,7 @@ class Aside:
         cluster.allow(self.name, anybody=True, limit=limit, template=template)
         if (its_comment or "").startswith(store.COMMENT):
             cluster.set_comment(self.name, comment)
-        for role in self.made:
-            self._comment_role(role, None, cluster)
+        made_roles.keep(cluster, self.name)
 
 
 @contextmanager
@@ -110,7 +95,8 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
         spares.in_background(engine)  # it waits for our lock, and clears up at once should we be killed
         with ExitStack() as stack:
             second = stack.enter_context(_second(cluster))
-            stack.callback(_clear_up, cluster)
+            before = made_roles.there(cluster)
+            stack.push(lambda kind, *_: _clear_up(cluster, before if kind else None))
             place = Aside(engine, cluster, MAKING + uuid.uuid4().hex)
             if afresh:
                 cluster.make_like(cluster.database, place.name, limit=MARK, comment=store.made_comment())
@@ -124,18 +110,8 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
             spares.ask_what_goes(cluster, cluster.database, goes, keep=False, yes=yes)
             _exchange(place, second, by, taken_away=not afresh)
         names.remember(engine, cluster)
-        shut_out = cluster.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND NOT rolcanlogin", place.made)
-        if shut_out:  # others the file itself lets in
-            say(_roles([row[0] for row in shut_out]))
+        made_roles.tell_shut_out(cluster, place.made)
     spares.go_on_in_background(engine)
-
-
-def _roles(made: list[str]) -> str:
-    what = "The role {} was made, which it names and which was not here; it" if len(made) == 1 else (
-        "The roles {} were made, which it names and which were not here; they"
-    )  # fmt: skip
-    login = shlex.quote(f'ALTER ROLE "{made[0].replace(chr(34), chr(34) * 2)}" LOGIN')
-    return f"{what.format(', '.join(made))} cannot log in. To let one, type `invoke psql -c {login}`."
 
 
 @contextmanager
@@ -275,15 +251,20 @@ def _has(engine: Engine, database: str, oid: int | None, said: str) -> bool:
         ) from None
 
 
-def _clear_up(cluster: Cluster) -> None:
-    """Drop what was made aside and did not take its place, and the roles that were made for it."""
+def _clear_up(cluster: Cluster, before: set[int] | None = None) -> None:
+    """Drop what was made aside and did not take its place, and the roles that were made for it.
+
+    With the roles that were there `before`, name those that are new and may be another's.
+    """
     import psycopg
 
     with suppress(psycopg.Error, LoginFailed):
         for each in store.all_stored(cluster):
             if each.ours and each.name.startswith(MAKING):
                 drop.drop_one(cluster, each)
-        drop.drop_roles(cluster)
+        made_roles.drop(cluster)
+        if before is not None:
+            made_roles.tell_left(cluster, before)
 
 
 def _watch(place: Aside, holder: int, done: threading.Event) -> None:

@@ -13,11 +13,11 @@ from stack.ground.errors import printable
 from stack.ground.talk import human
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
+from stack.verbs import made_roles
 from stack.verbs.store import (
     DOOMED,
     LATEST,
     MARK,
-    ROLE,
     SPARE,
     UNDO,
     Snapshot,
@@ -70,7 +70,7 @@ def clear_all_but(cluster: Cluster, spare: str = "") -> None:
     """Drop what is no longer wanted. One that cannot be dropped does not stop the others."""
     for each in unwanted_copies(cluster, spare):
         drop_one(cluster, each)
-    drop_roles(cluster)
+    made_roles.drop(cluster)
 
 
 def drop_one(cluster: Cluster, copy: Stored) -> str:
@@ -93,20 +93,6 @@ def drop_one(cluster: Cluster, copy: Stored) -> str:
             cluster.set_comment(name if cluster.oid(name) else copy.name, made_comment(reason))
         return reason
     return ""
-
-
-def drop_roles(cluster: Cluster) -> None:
-    """Drop the roles that were made for databases that are no more. One that is in use by now stays."""
-    import psycopg
-
-    made = cluster.rows(
-        "SELECT rolname FROM pg_roles AS r WHERE starts_with(shobj_description(oid, 'pg_authid'), %s) AND NOT EXISTS"
-        " (SELECT FROM pg_database WHERE shobj_description(r.oid, 'pg_authid') = %s::text || datname || '\"}')",
-        ROLE, ROLE,
-    )  # fmt: skip
-    for (name,) in made:
-        with suppress(psycopg.errors.DependentObjectsStillExist, psycopg.errors.UndefinedObject):
-            cluster.run("DROP ROLE {}", name)
 
 
 def reason_of(error: Exception) -> str:

@@ -46,8 +46,6 @@ BEFORE = {"name", "database", "taken", "used", "server_version", "message", "com
 """The facts that a snapshot told before ours had a mark."""
 LATEST = 250_000_000_000
 """Seconds since 1970: no clock that is shown is beyond the year 9892."""
-ROLE = '{"stack": 2, "made for": "'
-"""How the comment begins on a role that was made for a database that is being filled; its name follows."""
 
 
 @dataclass(frozen=True)

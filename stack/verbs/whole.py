@@ -19,6 +19,7 @@ from stack.server import waits
 from stack.sql.roles import roles_in
 from stack.sql.script import Script
 from stack.sql.sources import Source
+from stack.verbs import made_roles
 from stack.verbs.aside import Aside
 from stack.verbs.causes import known
 from stack.verbs.feed import SHOWN, Piped, Readable, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
@@ -118,7 +119,8 @@ def _run(place: Aside, ahead: Ahead, name: str) -> tuple[str, list[str]]:
     reader = ahead.reader
     script = Script(
         reader, into=place.name, name=place.cluster.database, missing=place.missing, session=SESSION,
-        inline=not place.engine.sees_files, restricts=restricts(place.cluster.version), **ahead.how._asdict(),
+        mark=made_roles.mark(place.name), inline=not place.engine.sees_files,
+        restricts=restricts(place.cluster.version), **ahead.how._asdict(),
     )  # fmt: skip
     token = f"stack{secrets.token_hex(12)}"
     ended = run_psql(command(place, token, name, reader.options), script, token)

@@ -127,6 +127,16 @@ def test_what_it_says_to_type_lets_a_role_log_in(filled: Path) -> None:
     assert sql(filled, "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'sailor'") == [True]
 
 
+def test_a_role_that_a_block_makes_goes_with_a_load_that_fails(filled: Path) -> None:
+    make = "DO $$ BEGIN CREATE ROLE crew; END $$;\nCREATE TABLE x ();\nALTER TABLE x OWNER TO crew;\n"
+    (filled / "x.sql").write_text(make + "SELECT 1/0;\n")
+    fail(filled, 1, "load", "x.sql", "--clean", "--yes", saying=("x.sql:4: ERROR:  division by zero",))
+    assert not sql(filled, "SELECT rolname FROM pg_roles WHERE rolname = 'crew'")
+    (filled / "x.sql").write_text(make)
+    succeed(filled, "load", "x.sql", "--clean", "--yes")
+    assert sql(filled, "SELECT tableowner FROM pg_tables WHERE tablename = 'x'") == ["crew"]
+
+
 def test_reset_data_names_what_undo_would_bring_back(filled: Path) -> None:
     (filled / "x.sql").write_text("CREATE TABLE x ();")
     succeed(filled, "load", "x.sql", "--clean", "--yes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import threading
 import time
@@ -326,6 +328,68 @@ def test_a_role_that_is_missing_is_made_without_login_and_goes_with_a_load_that_
     ]  # fmt: skip
     assert ask(engine, "SELECT tableowner FROM pg_tables WHERE tablename = 'new'") == ["Harbour Master"]
     assert ask(engine, "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'crew'") == [None]
+
+
+MAKES_CREW = {
+    "a block": "DO $$ BEGIN CREATE ROLE crew; END $$;\n",
+    "a block that minds": "DO $x$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'crew') THEN\n"
+    "EXECUTE format('CREATE ROLE %I', 'crew'); END IF; END $x$;\n",
+    "a block that catches": "DO $$ BEGIN CREATE ROLE crew; EXCEPTION WHEN duplicate_object THEN NULL; END $$;\n",
+    "a block behind other roles": "CREATE ROLE mate LOGIN;\nDO $$ BEGIN CREATE ROLE crew; END $$;\n",
+    "a block with a comment": "DO $$ BEGIN CREATE ROLE crew; COMMENT ON ROLE crew IS 'it''s \"ours\"'; END $$;\n",
+    "a block and a comment": "DO $$ BEGIN CREATE ROLE crew; END $$;\nCOMMENT ON ROLE crew IS 'it''s \"ours\"';\n",
+    "a transaction": "BEGIN;\nDO $$ BEGIN CREATE ROLE crew; END $$;\nCOMMIT;\n",
+    "a function": "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE ROLE crew; RETURN 1; END $$;\n"
+    "SELECT f();\n",
+    "a procedure": 'CREATE PROCEDURE public."F"() LANGUAGE plpgsql AS $$ BEGIN CREATE ROLE crew; END $$;\n'
+    'CALL public."F"();\n',
+    "a result": "SELECT 'CREATE ROLE crew' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'crew') \\gexec\n",
+    "a result in a transaction": "BEGIN;\nSELECT 'CREATE ROLE crew'\\gexec\nCOMMIT;\n",
+    "as another": "SET ROLE pg_monitor; RESET ROLE;\nDO $$ BEGIN CREATE ROLE crew; END $$;\n",
+}
+
+
+@pytest.mark.parametrize("what", MAKES_CREW)
+def test_a_role_that_is_made_unseen_goes_with_a_load_that_fails(
+    engine: Embedded, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = MAKES_CREW[what] + "create table new ();\nALTER TABLE new OWNER TO crew;\n"
+    line = text.count("\n") + 1
+    assert fails(engine, text + "select 1/0;\n").startswith(f"some.sql:{line}: ERROR:  division by zero")
+    assert ask(engine, ROLES) == []
+    load(engine, text)
+    assert "crew" in ask(engine, ROLES)
+    said = ['it\'s "ours"'] if "comment" in what else [None]
+    assert ask(engine, "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'crew'") == said
+    assert ask(engine, "SELECT tableowner FROM pg_tables WHERE tablename = 'new'") == ["crew"]
+    assert "crew" not in capsys.readouterr().err  # it is the file that made it
+
+
+def test_a_role_that_is_made_in_an_open_transaction_is_not_waited_for(engine: Embedded) -> None:
+    """What is fed is read far ahead of what psql has run, and far behind what it has not committed."""
+    pad = "".join(f"INSERT INTO new VALUES ({n});\n" for n in range(20000))
+    make = "DO $$ BEGIN EXECUTE 'CREATE ' || 'ROLE ' || 'crew'; END $$;\n"
+    load(engine, f"BEGIN;\n{make}CREATE TABLE new (n int);\n{pad}ALTER TABLE new OWNER TO crew;\nCOMMIT;\n")
+    assert ask(engine, "SELECT tableowner FROM pg_tables WHERE tablename = 'new'") == ["crew"]
+
+
+def test_a_role_that_somebody_else_may_have_made_is_named_and_stays(
+    engine: Embedded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = "DO $$ BEGIN EXECUTE 'CREATE ' || 'ROLE ' || '\"the crew\"'; END $$;\n"
+    change = "DO $$ BEGIN CREATE ROLE mate; ALTER ROLE stranger CONNECTION LIMIT 7; END $$;\n"
+    thread = threading.Timer(1, lambda: ask(engine, "CREATE ROLE stranger", "postgres"))
+    thread.start()
+    fails(engine, f"{hidden}select pg_sleep(3);\n{change}select 1/0;\n")
+    thread.join()
+    assert ask(engine, ROLES) == ["mate", "stranger", "the crew"]
+    said = capsys.readouterr().err
+    assert "The roles mate, stranger, the crew are new since the file was begun, and here still" in said
+    cure = re.search("`invoke psql -c (.*?)`", said)
+    assert cure
+    (statement,) = shlex.split(cure[1])
+    ask(engine, statement)
+    assert ask(engine, ROLES) == []
 
 
 def test_owners_and_grants_of_an_archive_come_back_on_a_server_that_lacks_them(

@@ -56,8 +56,10 @@ def _teach_the_parser() -> None:
         free = [arguments[name] for name in WORDS if name in arguments and arguments[name].raw_value is None]
         is_flag = len(token) > 1 and token.startswith("-")
         # `restore reset` means a snapshot of that name, not two tasks of which one deletes all data; and
-        # `restart dashboard` one service, not all of them and then the browser.
+        # `restart dashboard` one service, not all of them and then the browser; `load` does nothing without a file, so
+        # `load seed` means the folder.
         is_word = "name" in arguments or (token in {"dashboard"} and "service" in arguments)
+        is_word = is_word or bool(self.context and self.context.name == "load")
         is_task = token in self.contexts and not is_word
         if free and not is_flag and not is_task and not self.waiting_for_flag_value:
             free[0].value = token

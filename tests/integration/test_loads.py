@@ -137,6 +137,16 @@ def test_a_role_that_a_block_makes_goes_with_a_load_that_fails(filled: Path) -> 
     assert sql(filled, "SELECT tableowner FROM pg_tables WHERE tablename = 'x'") == ["crew"]
 
 
+def test_what_is_loaded_may_be_called_as_a_command(filled: Path) -> None:
+    (filled / "seed" / "s.sql").write_text("CREATE TABLE seeded ();")
+    fail(filled, 2, "load", "seed", "--clean", "--yes", saying=("seed",))
+    fail(filled, 2, "load", "--clean", "reset", saying=("reset", "No such file"))
+    assert tables(filled) == ["kept"]
+    (filled / "status").write_text("CREATE TABLE called ();")
+    succeed(filled, "load", "status", "--clean", "--yes")
+    assert tables(filled) == ["called"]
+
+
 def test_reset_data_names_what_undo_would_bring_back(filled: Path) -> None:
     (filled / "x.sql").write_text("CREATE TABLE x ();")
     succeed(filled, "load", "x.sql", "--clean", "--yes")

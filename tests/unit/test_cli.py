@@ -53,6 +53,8 @@ def invoke(*args: str, **env: str) -> "subprocess.CompletedProcess[str]":
         ("up --layers dev,mine", "up", "layers", "dev,mine"),
         ("snapshot before-it -m why", "snapshot", "name", "before-it"),
         ("snapshot", "snapshot", "name", ""),
+        ("load seed", "load", "file", "seed"),  # a folder of that name, not a task that changes the database
+        ("load --clean reset --yes", "load", "file", "reset"),
         ("restore reset", "restore", "name", "reset"),  # a snapshot of that name, not a task that deletes all data
         ("restart dashboard", "restart", "service", "dashboard"),  # not all services, and then the browser
         ("restore --keep two", "restore", "name", "two"),

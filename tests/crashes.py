@@ -1,11 +1,14 @@
-"""What must hold however often snapshot, restore and the server are killed, whichever way they are started."""
+"""What must hold however often a command and the server are killed, whichever way they are started."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 CONTENT = "SELECT n, (SELECT count(*) || '/' || sum(filler.n) || '/' || sum(length(f)) FROM filler) FROM state"
+ROWS = 3000
+"""Of `filler`, as `anew` makes it."""
 
 
 def fill(sql: Callable[[str], object], rows: int) -> None:
@@ -63,3 +66,61 @@ def lose_nothing(
         assert rows == whole
         assert state in {**maybe, **kept}[name]
     return len(there)
+
+
+def old_or_new(
+    crashes: int,
+    chance: random.Random,
+    *,
+    content: Callable[[], tuple[int, str]],
+    crash: Callable[[str, int], bool],
+    tidy: Callable[[], object],
+    ask: Callable[[str], object],
+) -> Counter[str]:
+    """Change the database in every way that `undo` takes back, each time with a crash, until there were `crashes`.
+
+    `archive` brings 0 back as the state, `load` and `seed` make a new one, by what `anew` returns. `crash` does one of
+    these or `undo`, kills something meanwhile, and returns False when it was done before. `tidy` is what the next
+    command would begin with, `ask` a query for the database. Returns how often the old was there, and the new.
+    """
+    rows = content()[1]
+    now, ends = 0, Counter[str]()
+    back: set[int] = set()  # what `undo` may bring back
+    while sum(ends.values()) < crashes:
+        now += 1
+        old = content()[0]
+        what = chance.choice(["load", "archive", "seed", "undo"] if back else ["load", "seed"])
+        failed = crash(what, now)
+        state, found = content()
+        new = {"load": {now}, "archive": {0}, "seed": {now}, "undo": back}[what]
+        assert found == rows
+        assert state in new | ({old} if failed else set()), what
+        back = ({old} if state != old or not failed else set()) | (back | {old} if failed else set())
+        if failed:
+            ends[f"{what}: the {'old' if state == old else 'new'}"] += 1
+            tidy()
+            assert content() == (state, rows)  # nothing was at work any more
+            assert not ask(f"SELECT rolname, '' FROM pg_roles WHERE rolname ~ '^crew' AND rolname <> 'crew{state}'")
+            assert not ask("SELECT datname, '' FROM pg_database WHERE datname ~ '^stack-(?!undo)'")
+        if what in ("load", "seed") and state == now:
+            ask(f"DROP OWNED BY crew{now}; DROP ROLE crew{now}")
+    return ends
+
+
+def anew(now: int) -> str:
+    """Return SQL that makes `now` the state of the database, in many commits, and all its rows anew."""
+    return (
+        (
+            "DROP TABLE IF EXISTS state, filler;\nCREATE TABLE state AS SELECT {n} AS n;\n"
+            "CREATE TABLE filler AS SELECT n, repeat(md5(n::text), 60) AS f FROM generate_series(1, 1) AS n;\n"
+            "CREATE TABLE crews (n int);\nALTER TABLE crews OWNER TO crew{n};\nDROP TABLE crews;\n"
+            "GRANT SELECT ON TABLE state TO crew{n};\n"
+            + "".join(
+                f"INSERT INTO filler SELECT n, repeat(md5(n::text), 60) FROM generate_series({n}, {n + 99}) AS n;\n"
+                for n in range(2, ROWS + 1, 100)
+            )
+            + "DELETE FROM filler WHERE n > {rows};\nCREATE INDEX ON filler (n);\n"
+        )
+        .replace("{n}", str(now))
+        .replace("{rows}", str(ROWS))
+    )

@@ -9,8 +9,8 @@ from typing import IO
 from stack.sql.script import Script
 
 
-def spooled(file: Path) -> IO[bytes]:
-    r"""Return a script as psql in a container can run it: with what its `\i` and `\copy` name, and else as it is.
+def spooled(file: Path) -> tuple[IO[bytes], Script]:
+    r"""Return a script as psql in a container can run it, with what its `\i` and `\copy` name, and who knows its lines.
 
     Raises OSError when the file cannot be read, and StackError for what cannot be put into it.
     """
@@ -20,4 +20,4 @@ def spooled(file: Path) -> IO[bytes]:
         while chunk := script.read(1 << 18):
             made.write(chunk)
     made.seek(0)
-    return made
+    return made, script

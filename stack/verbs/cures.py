@@ -11,6 +11,9 @@ IMAGES = {"vector": "pgvector/pgvector:pg17", "postgis": "postgis/postgis:17-3.5
 """Images of PostgreSQL 17 that have more extensions than the usual one, by the first that they have."""
 PACKAGES = {"vector": "postgresql-17-pgvector", "postgis": "postgresql-17-postgis-3"}
 """Debian's and Ubuntu's packages of them."""
+_LACKS = re.compile(
+    r'ERROR:  (?:extension "([^"]+)" is not available|could not open extension control file "[^"]*/([^"/]+)\.control")'
+)
 _WITH_POSTGIS = re.compile(r"postgis(_\w+)?$|address_standardizer(_\w+)?$|fuzzystrmatch_postgis")
 
 
@@ -20,6 +23,12 @@ def cure(engine: Engine, said: str, otherwise: str = "") -> str:
         if found := words.search(said):
             return told(engine, found)
     return otherwise
+
+
+def no_extension(engine: Engine, said: str) -> str:
+    """Return what to do about an extension that psql was told is not there; empty when it was not."""
+    found = _LACKS.search(said)
+    return _no_extension(engine, found) if found else ""
 
 
 def _no_extension(engine: Engine, said: re.Match[str]) -> str:
@@ -58,12 +67,6 @@ def _wrong_bytes(_engine: Engine, said: re.Match[str]) -> str:
 
 
 _KNOWN: list[tuple[re.Pattern[str], Callable[[Engine, re.Match[str]], str]]] = [
-    (
-        re.compile(
-            r'ERROR:  (?:extension "([^"]+)" is not available'
-            r'|could not open extension control file "[^"]*/([^"/]+)\.control")'
-        ),
-        _no_extension,
-    ),
+    (_LACKS, _no_extension),
     (re.compile(r'ERROR:  invalid byte sequence for encoding "(\w+)": (0x\w\w)'), _wrong_bytes),
 ]

@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
@@ -20,17 +20,20 @@ from invoke.exceptions import Exit
 
 from stack.engines.base import Engine
 from stack.ground.errors import Interrupted, Refused, StackError
-from stack.ground.run import NOWHERE, Command, become, look, start
+from stack.ground.run import NOWHERE, PIPE, Command, become, look, start
 from stack.ground.talk import say
 from stack.server.address import conninfo
 from stack.sql.spool import spooled
 from stack.verbs import psql_options
 from stack.verbs.causes import explain
+from stack.verbs.cures import no_extension
+from stack.verbs.passed_on import Where, passed_on
 from stack.verbs.psql_options import Options
 
 NOT_CONNECTED = 2
 """psql's exit code when the connection was not made, or broke."""
 _NAMES_FILES = re.compile(rb"^[ \t]*\\(?:i|ir|include|include_relative|copy)\b", re.MULTILINE)
+_EXTENSION = re.compile(rb"(?i)\bcreate\s+extension\b")
 _FIFOS = r"""
 d=$1 files=$2; shift 2; mkdir -m 700 "$d" || exit
 for f in $files; do mkfifo "$d/${f#*:}" || exit; done
@@ -49,10 +52,11 @@ def psql(engine: Engine, command: list[str], file: str, words: Sequence[str] = (
     stop = asked.acts or not sys.stdin.isatty()
     # A client that was given its commands must not swallow the stdin of the loop that it stands in, unless they ask.
     reads = not asked.acts or "-" in asked.files or any("stdin" in sql.lower() for sql in asked.commands)
+    files: dict[str, Where] = {}
     if engine.sees_files:
         for each in asked.files:
             _refuse_unreadable(each)
-        _run(engine, asked, _psql(engine, asked, stop=stop), reads=reads or bool(asked.files))
+        _run(engine, asked, _psql(engine, asked, stop=stop), files, reads=reads or bool(asked.files))
     if asked.last("-L") or asked.last("-o").startswith("|"):
         raise Refused(
             "psql runs in the container, so what -L or -o | writes would stay there. Nothing was done. Type"
@@ -64,26 +68,49 @@ def psql(engine: Engine, command: list[str], file: str, words: Sequence[str] = (
     if len(asked.files) < 2:
         for each in asked.files:
             if each != "-":
-                _read_from(Path(each))
-        _run(engine, asked, _psql(engine, asked, stop=stop), reads=reads or bool(asked.files))
-    with _spooled(asked.files) as sizes:
-        _run(engine, asked, _with_files(_psql(engine, asked, stop=stop), asked.files, sizes), reads=True)
+                files["<stdin>"] = _read_from(Path(each))
+        _run(engine, asked, _psql(engine, asked, stop=stop), files, reads=reads or bool(asked.files))
+    with _spooled(asked.files) as (sizes, where):
+        argv, names = _with_files(_psql(engine, asked, stop=stop), asked.files, sizes)
+        _run(engine, asked, argv, dict(zip(names, where, strict=True)), reads=True)
 
 
-def _run(engine: Engine, asked: Options, argv: list[str], *, reads: bool) -> NoReturn:
+def _run(engine: Engine, asked: Options, argv: list[str], files: Mapping[str, Where], *, reads: bool) -> NoReturn:
     def there(*, terminal: bool = False, name: str = "") -> Command:
         command = engine.client(*argv, stdin=reads, terminal=terminal, name=name)
         return _elsewhere(command, asked) if engine.sees_files else command
 
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    may_lack = _wants_extension(asked)
+    if sys.stdin.isatty() and sys.stdout.isatty() and not may_lack:
         become(*there(terminal=True))
     with interruptible(engine) as name:
         started, env = there(name=name)
+        hears = may_lack or not engine.sees_files
         # A file may be `<(…)`, which is a descriptor of this process.
-        code = start(started, env, stdin=None if reads else NOWHERE, inherits=True).wait()
+        child = start(started, env, stdin=None if reads else NOWHERE, stderr=PIPE if hears else None, inherits=True)
+        said = passed_on(child.stderr, files) if child.stderr else str
+        code = child.wait()
+        lacks = no_extension(engine, said())
         if code == NOT_CONNECTED:
             _say_why_not(engine)
+        elif code and lacks:
+            say(lacks)
         raise Exit(code=code if code >= 0 else 128 - code)  # as a shell tells that a signal ended it
+
+
+def _wants_extension(asked: Options) -> bool:
+    """Return whether its commands and files, as far as they can be looked at, make an extension."""
+    if any(_EXTENSION.search(sql.encode(errors="surrogateescape")) for sql in asked.commands):
+        return True
+    return any(_has(Path(file), _EXTENSION) for file in asked.files if file != "-")
+
+
+def _has(file: Path, words: re.Pattern[bytes]) -> bool:
+    """Return whether words are in a file; a pipe can be read only once. Raises OSError."""
+    if not file.is_file() or not file.stat().st_size:
+        return False
+    with file.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return bool(words.search(content))
 
 
 def _say_why_not(engine: Engine) -> None:
@@ -140,54 +167,61 @@ def _elsewhere(command: Command, asked: Options) -> Command:
 
 
 @contextmanager
-def _spooled(files: Sequence[str]) -> Iterator[list[int]]:
-    """Put the content of several files one after the other on stdin, and give the size of each."""
-    sizes = []
+def _spooled(files: Sequence[str]) -> Iterator[tuple[list[int], list[Where]]]:
+    """Put the content of several files one after the other on stdin, and give the size of each, and its lines."""
+    sizes, lines = list[int](), list[Where]()
     with tempfile.TemporaryFile() as spool:
         for file in files:
             before = spool.tell()
             try:
-                with os.fdopen(os.dup(0), "rb") if file == "-" else _opened(Path(file)) as source:
+                source, where = (
+                    (os.fdopen(os.dup(0), "rb"), _lines_of("<stdin>")) if file == "-" else _opened(Path(file))
+                )
+                with source:
                     shutil.copyfileobj(source, spool)
             except OSError as error:
                 raise _unreadable(file, error) from None
             sizes.append(spool.tell() - before)
+            lines.append(where)
         spool.seek(0)
         os.dup2(spool.fileno(), 0)
-        yield sizes
+        yield sizes, lines
 
 
-def _with_files(argv: list[str], files: Sequence[str], sizes: Sequence[int]) -> list[str]:
-    """Return the command line that gives a psql, which does not see them, files that stand on its stdin."""
+def _with_files(argv: list[str], files: Sequence[str], sizes: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Return the command line that gives a psql, which does not see them, files that stand on its stdin.
+
+    And what psql calls each of them.
+    """
     folder = f"/tmp/invoke-{secrets.token_hex(4)}"  # noqa: S108 - in a container, made for its owner alone
-    # Messages of psql's name them.
     names = [f"{number}-{re.sub(r'[^A-Za-z0-9_.-]', '_', Path(file).name)}" for number, file in enumerate(files, 1)]
-    left = iter(names)
-    psql = [
-        f"{folder}/{next(left)}" if before == "-f" else word for before, word in zip(["", *argv], argv, strict=False)
-    ]
+    called = [f"{folder}/{name}" for name in names]
+    left = iter(called)
+    psql = [next(left) if before == "-f" else word for before, word in zip(["", *argv], argv, strict=False)]
     sized = " ".join(f"{size}:{name}" for size, name in zip(sizes, names, strict=True))
-    return ["sh", "-c", _FIFOS, "sh", folder, sized, *psql]
+    return ["sh", "-c", _FIFOS, "sh", folder, sized, *psql], called
 
 
-def _read_from(file: Path) -> None:
+def _read_from(file: Path) -> Where:
     try:
-        with _opened(file) as source:
+        source, where = _opened(file)
+        with source:
             os.dup2(source.fileno(), 0)
     except OSError as error:
         raise _unreadable(str(file), error) from None
+    return where
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _opened(file: Path) -> tuple[IO[bytes], Where]:
     r"""Open a file for a psql that sees its stdin alone: what its \i and \copy name is put into it. Raises OSError."""
-    source = file.open("rb")  # says no to a directory, unlike os.open
-    if file.is_file() and file.stat().st_size:
-        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            names_files = _NAMES_FILES.search(content)
-        if names_files:
-            source.close()
-            return spooled(file)
-    return source
+    if _has(file, _NAMES_FILES):
+        source, script = spooled(file)
+        return source, script.where
+    return file.open("rb"), _lines_of(str(file))  # says no to a directory, unlike os.open
+
+
+def _lines_of(file: str) -> Where:
+    return lambda line: f"{file}:{line}"
 
 
 def _write_to(file: Path) -> None:

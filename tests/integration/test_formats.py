@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.integration.checkout import (
     value,
 )
 from tests.integration.conftest import copy_for
+from tests.integration.terminal import Terminal
 from tests.integration.test_dumps import shell
 
 if sys.version_info >= (3, 14):
@@ -348,6 +350,12 @@ def test_an_extension_that_is_not_there_names_what_decides(empty: Path) -> None:
     else:
         assert "`POSTGRES_IMAGE=pgvector/pgvector:pg17` in .env" in said
         assert value(empty, "POSTGRES_IMAGE") in said
+    cure = said[said.index("Which extensions") :]
+    for words, code in ((("-f", "x.sql", "--", "-q"), 3), (("-c", "CREATE EXTENSION vector"), 1)):
+        fail(empty, code, "psql", *words, saying=('extension "vector" is not available', cure))
+        sql(empty, "DROP TABLE IF EXISTS kept")
+    with closing(Terminal(empty, "psql", "-c", "CREATE EXTENSION vector")) as terminal:
+        terminal.expect("Which extensions there are is up to")
     (empty / "x.sql").write_text("CREATE EXTENSION IF NOT EXISTS nobodys;\n")
     fail(empty, 1, "load", "x.sql", saying=("no nobodys.",))
 

@@ -46,6 +46,31 @@ def test_what_a_file_includes_and_copies_is_read_on_this_machine(shared: Path, t
     assert printed.index("Ada+Bo") < printed.index("more")
 
 
+def test_an_error_is_told_with_the_users_file_and_line(shared: Path) -> None:
+    folder = shared / "errors"
+    folder.mkdir(exist_ok=True)
+    (folder / "fails.sql").write_text("SELECT 1;\n\nSELECT 1/0;\n")
+    (folder / "fine.sql").write_text("SELECT 1;\n")
+    (folder / "rows.csv").write_text("1\n2\n3\n")
+    (folder / "all.sql").write_text(
+        "CREATE TEMP TABLE people (id int);\n\\copy people from 'rows.csv'\n\\i fine.sql\n\\warn said\n\\i fails.sql\n"
+    )
+    for files, where in (
+        (["fails.sql"], "fails.sql:3"),
+        ([str(folder / "fails.sql")], f"{folder}/fails.sql:3"),
+        (["all.sql"], "fails.sql:3"),
+        (["fine.sql", "fails.sql"], "fails.sql:3"),
+        (["fine.sql", "all.sql"], "fails.sql:3"),
+    ):
+        more = [word for each in files[1:] for word in ("-f", each)]
+        words = ("psql", "-f", files[0], *(["--", "-q", "-o", "/dev/null", *more]))
+        said = fail(shared, 3, *words, cwd=folder, saying=("division by zero",))
+        assert f"psql:{where}: ERROR:  division by zero" in said
+        assert ("said" in said.splitlines()) == ("all.sql" in files)
+    done = run(shared, "psql", "-f", "-", stdin="SELECT 1;\nSELECT 1/0;\n")
+    assert "psql:<stdin>:2: ERROR:  division by zero" in done.stderr  # which is what it is
+
+
 @pytest.mark.parametrize("args", [("psql",), ("psql", "-f", "-")])
 def test_sql_comes_in_through_a_pipe(shared: Path, args: tuple[str, ...]) -> None:
     assert "from stdin" in succeed(shared, *args, stdin="SELECT 'from ' || 'stdin';\n")

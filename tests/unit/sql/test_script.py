@@ -616,7 +616,7 @@ def test_a_script_for_psql_elsewhere_has_the_users_files_in_it(
         a="CREATE TABLE t (n int);",
     )
     Path("x.csv").write_text("1\n2")
-    with spooled(Path("main.sql")) as made:
+    with spooled(Path("main.sql"))[0] as made:
         found = psql.run("aside", Path("/"), "-f", "-", given=made.read())
     assert found == (0, "hello\n2\n", "")
 

@@ -826,6 +826,6 @@ def test_psql_says_the_same_of_any_script(
             return
         raise
     found = psql.run("postgres", folder, "-f", "-", given=given_)
-    if "invalid command \\." in wanted[2] and "\\if" in text:
-        return  # psql complains of a COPY's last line in a branch that is not taken, which is left out here
+    if "invalid command" in wanted[2] and "\\if" in text and "COPY" in text:
+        return  # in a branch that is not taken psql takes a COPY's data for SQL; here it is left out
     assert (found[0], found[1], made.words(found[2])) == wanted

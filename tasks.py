@@ -109,14 +109,25 @@ def psql(c: Context, command: list[str], file: str = "") -> None:
     psql.psql(choose.choose(ROOT), command, file, invoke_bent.words_for_psql())
 
 
-@task(help={"format": "dotenv, shell or json (default: dotenv)."})
-def env(c: Context, format: str = "dotenv") -> None:
-    """Print connection settings for other programs, password included."""
+@task(
+    help={
+        "format": "dotenv, shell or json (default: dotenv).",
+        "write": "An application's file, such as ../app/.env.local, in which they get their values; the rest of it"
+        " stays as it is.",
+        "key": "With an admin key of Convex (the default).",
+    }
+)
+def env(c: Context, format: str = "dotenv", write: str | None = None, key: bool = True) -> None:
+    """Print connection settings for other programs, password and admin key included, or write them to a file."""
     from stack.engines import choose
     from stack.ground.talk import give
     from stack.verbs import env
 
-    give(env.env(choose.choose(ROOT), format))
+    chosen = choose.choose(ROOT)
+    if write is None:
+        give(env.env(chosen, format, key=key))
+    else:
+        env.write(chosen, write, format, key=key)
 
 
 @task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})

@@ -20,6 +20,8 @@ ELSEWHERE = {"start": "up", "stop": "down", "ps": "status", "sql": "psql", "back
 """What other programs call our commands."""
 READS = {"status", "logs", "env", "snapshots", "doctor", "admin-key"}
 """The commands that change nothing, so that they run under --dry too."""
+INSTEAD = {"fix": "what --fix would mend", "write": "what --write would write"}
+"""The options with which one of those changes something, and what it shows without."""
 ENDS = {"psql", "logs"}
 """The commands in whose place another program may run, so that nothing runs after them."""
 FORMATS = ("flat", "nested", "json")
@@ -137,18 +139,18 @@ def heed_dry(program: Program) -> None:
     if not program.config.run.dry and os.environ.get("INVOKE_RUN_DRY", "") in ("", "0"):
         return
     for task in program.tasks:
-        mends = "fix" in task.args and task.args.fix.value
+        changes = next((name for name in INSTEAD if name in task.args and task.args[name].value), "")
         if "dry-run" in task.args:
             task.args["dry-run"].value = True
-        elif task.name not in READS or mends:
-            raise _no_rehearsal(program, task.name or "", mends=mends)
+        elif task.name not in READS or changes:
+            raise _no_rehearsal(program, task.name or "", changes)
 
 
-def _no_rehearsal(program: Program, name: str, *, mends: bool) -> Refused:
+def _no_rehearsal(program: Program, name: str, option: str) -> Refused:
     what = (program.collection[name].__doc__ or "").splitlines()[0]
     said = "--dry" if program.args.dry.value else "run.dry, which INVOKE_RUN_DRY or a file of invoke's own has set,"
-    if mends:
-        return Refused(f"Under {said} nothing is mended. Type `invoke doctor`, which shows what --fix would mend.")
+    if option:
+        return Refused(f"Under {said} nothing was done. Type `invoke {name}`, which shows {INSTEAD[option]}.")
     return Refused(
         f"`invoke {name}` would do this: {what} It cannot only show it, and under {said} nothing is to change, so"
         f" nothing was done. To have it done, {'leave out --dry' if program.args.dry.value else 'unset that'}; `invoke"

@@ -167,6 +167,9 @@ class Convex(Protocol):
     def key(self) -> str:
         """Return a new admin key."""
 
+    def accepts(self, key: str) -> bool:
+        """Return whether an admin key is a good one; False when the backend does not tell."""
+
     def check_dashboard(self) -> None:
         """Raise StackError when the dashboard does not run."""
 

@@ -7,10 +7,15 @@ server and another to its clients.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from stack.ground.errors import Refused
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
 
 # One assignment of the common dialect. Quoted values may span lines, as in both readers; not in a file with
 # Windows line ends, which only one of them turns into plain ones.
@@ -25,9 +30,11 @@ _ASSIGNMENT = re.compile(
     """,
     re.VERBOSE,
 )
-_QUOTED = re.compile(r"""'[^']*'|["](?:[^"\\]|\\.)*["]""", re.DOTALL)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|["](?:[^"\\]|\\.)*["]""", re.DOTALL)
 _BLANK = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?=\r?\n|\Z)")
 _KEY = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
+# The beginning of an assignment as python-dotenv alone takes it: the sign and white space behind it.
+_ANY_KEY = re.compile(r"\s*(?:export[^\S\r\n]+)?(?:'[^']+'|[^=#\s]+)[^\S\r\n]*(=[^\S\r\n]*)?")
 # Characters that no person types into a setting on purpose, and that line-based readers split on.
 _STRAY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]|\r(?!\n)")
 
@@ -144,3 +151,70 @@ def assign(text: str, name: str, value: str) -> str:
         text = text[:start] + new + text[end:]
     line_end = "\r\n" if "\r\n" in text else "\n"
     return text if changes else f"{text.rstrip()}{line_end}{name}={value}{line_end}".lstrip()
+
+
+def bindings(text: str) -> list[Binding]:
+    """Return what python-dotenv reads in a file of any dialect, piece by piece; the pieces are the whole text."""
+    from io import StringIO
+
+    from dotenv.parser import parse_stream
+
+    return list(parse_stream(StringIO(text)))
+
+
+def amend(text: str, values: Mapping[str, str], file: str) -> str:
+    """Return the text of another program's `file` in which the names have the values; the rest stays, to the byte.
+
+    It may be of any dialect. Each line of a name is changed that does not have the value yet, in a way that every
+    reader understands; a name that is not there comes last. Raises Refused when another value would change with it.
+    """
+    there = bindings(text)
+    pieces = ["\ufeff" * text.startswith("\ufeff")]
+    for each in there:
+        value = values.get(each.key or "")
+        if value is not None and (each.value != value or refusals(each.original.string)):
+            pieces.append(_with_value(each, value))
+        else:
+            pieces.append(each.original.string)
+    new = "".join(pieces)
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    added = [line(name, value) + line_end for name, value in values.items() if name not in {each.key for each in there}]
+    if added and there and not new.endswith(("\n", "\r")):
+        new += line_end
+    new += "".join(added)
+    if (
+        _others(new, values) != _others(text, values)
+        or not values.items() <= {each.key: each.value for each in bindings(new)}.items()
+    ):
+        lines = ", ".join(f"line {line_of(each)}" for each in there if each.error)
+        raise Refused(
+            f"{file} has a quote that does not end ({lines}), so what comes after it would be taken for a part of that"
+            " value. Nothing was written. Mend that line, then type the command again."
+        )
+    return new
+
+
+def line_of(binding: Binding) -> int:
+    """Return the number of the line on which an assignment begins."""
+    string = binding.original.string
+    return binding.original.line + string[: len(string) - len(string.lstrip())].count("\n")
+
+
+def _others(text: str, values: Mapping[str, str]) -> list[tuple[str | None, str | None]]:
+    return [(each.key, each.value) for each in bindings(text) if each.error or (each.key and each.key not in values)]
+
+
+def _with_value(binding: Binding, value: str) -> str:
+    """Return an assignment with another value; what stands before it and a comment behind it stay."""
+    string, new = binding.original.string, line(binding.key or "", value).partition("=")[2]
+    head = _ANY_KEY.match(string)
+    assert head, string  # python-dotenv has found a key there
+    rest = string[head.end() :]
+    if quoted := _QUOTED.match(rest):
+        former = quoted[0]
+    elif not head[1] or (head[1] != "=" and rest.startswith("#")):
+        former = ""
+    else:
+        former = re.sub(r"\s+#.*", "", rest.splitlines()[0] if rest else "").rstrip()
+    tail = rest[len(former) :]
+    return f"{head[0]}{'' if head[1] else '='}{new}{' ' * tail.startswith('#')}{tail}"

@@ -236,6 +236,7 @@ def test_dry_refuses_all_of_several_commands_before_the_first() -> None:
     result = invoke("--dry", "env", "down")
     assert (result.returncode, result.stdout) == (2, "")
     assert "`invoke doctor`" in invoke("-R", "doctor", "--fix").stderr
+    assert "`invoke env`" in invoke("-R", "env", "--write", "no/such/.env").stderr
 
 
 def test_every_command_either_only_reads_or_is_refused_or_shows_under_dry() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from contextlib import closing
 from http.client import HTTPConnection
 from io import StringIO
@@ -10,7 +12,17 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from tests.integration.checkout import run, succeed, value
+from tests.integration.checkout import (
+    STAND_INS,
+    containers,
+    docker,
+    eventually,
+    images,
+    run,
+    succeed,
+    value,
+)
+from tests.integration.conftest import Make
 
 KEY = "CONVEX_SELF_HOSTED_ADMIN_KEY"
 
@@ -84,3 +96,58 @@ def test_dashboard_prints_its_address_and_opens_it(shared: Path, tmp_path: Path)
     address = f"http://127.0.0.1:{value(shared, 'CONVEX_DASHBOARD_PORT')}"
     assert succeed(shared, "dashboard", env={"BROWSER": str(browser)}).strip() == address
     assert (tmp_path / "opened").read_text().strip() == address
+
+
+def layer(copy: Path, **backend: object) -> None:
+    """Change the backend in a layer of the copy's own."""
+    (copy / "docker-compose.mine.yml").write_text(json.dumps({"services": {"convex-backend": backend}}))
+
+
+def asked_from_inside(copy: Path, origin: str) -> tuple[bool, str]:
+    """Return whether a Node in the backend's container gets an answer from one of its origins, and what that is."""
+    if images() == STAND_INS:  # it asks as a Node action does
+        status, said = get(copy, "CONVEX_PORT", f"/stand-in/origin/{origin}")
+        return status == 200, said
+    fetch = f"fetch(process.env.CONVEX_{origin}_ORIGIN).then((answer) => answer.text()).then(console.log)"
+    told = subprocess.run(["docker", "exec", containers(copy)["convex-backend"], "node", "-e", fetch], check=False,
+                          capture_output=True, encoding="utf-8")  # fmt: skip
+    return told.returncode == 0, told.stdout + told.stderr
+
+
+def calls_itself(copy: Path) -> bool:
+    """Whether what a Node action calls answers, at both origins."""
+    (cloud, page), (site, said) = (asked_from_inside(copy, origin) for origin in ("CLOUD", "SITE"))
+    assert cloud == site, (page, said)
+    assert "Convex deployment is running" in page if cloud else "ECONNREFUSED" in page
+    return cloud
+
+
+def test_node_actions_reach_the_backend_on_whatever_port_it_is(make: Make) -> None:
+    copy = make(STACK_LAYERS="mine")
+    layer(copy)
+    succeed(copy, "up")
+    assert value(copy, "CONVEX_PORT") != "3210"
+    eventually(lambda: calls_itself(copy))
+    backend = containers(copy)["convex-backend"]
+    docker("kill", "--signal", "KILL", backend)  # as a crash
+    docker("start", backend)
+    succeed(copy, "wait-healthy")
+    eventually(lambda: calls_itself(copy))
+    docker("stop", backend)
+    assert docker("inspect", "--format", "{{.State.ExitCode}}", backend) == "0"
+    # Without what forwards, nothing answers there.
+    layer(copy, entrypoint=["./run_backend.sh"])
+    succeed(copy, "up")
+    assert not calls_itself(copy)
+
+
+def test_on_its_own_ports_nothing_is_forwarded(make: Make) -> None:
+    copy = make(STACK_LAYERS="mine")
+    # What the container is told on 3210 and 3211; another stack of this machine may have those.
+    layer(
+        copy,
+        environment={"CONVEX_CLOUD_ORIGIN": "http://127.0.0.1:3210", "CONVEX_SITE_ORIGIN": "http://127.0.0.1:3211"},
+    )
+    succeed(copy, "up")
+    assert calls_itself(copy)
+    assert "node" not in docker("top", containers(copy)["convex-backend"])

@@ -12,6 +12,7 @@ import re
 import secrets
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,6 +89,15 @@ def missing(path: str, authorization: str) -> Answer:
     return 404, TEXT, "Not found: this is a stand-in, not Convex.\n"
 
 
+def called_from_inside(origin: str) -> Answer:
+    """Answer what a Node action gets that calls the backend: the executor is a Node beside it in the container."""
+    fetch = "fetch(process.argv[1]).then((answer) => answer.text()).then(console.log)"
+    told = subprocess.run(
+        ["node", "-e", fetch, origin], check=False, capture_output=True, encoding="utf-8", timeout=30
+    )  # fmt: skip
+    return (502, TEXT, told.stderr) if told.returncode else (200, TEXT, told.stdout)
+
+
 def backend() -> None:
     """Serve the API and the HTTP actions ports until SIGINT; SIGTERM does nothing, as upstream."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -110,6 +120,8 @@ def backend() -> None:
     def api(path: str, authorization: str) -> Answer:
         if path == "/api/check_admin_key":
             return check(authorization)
+        if path.startswith("/stand-in/origin/"):
+            return called_from_inside(os.environ[f"CONVEX_{path.rpartition('/')[2]}_ORIGIN"])
         texts = {
             "/": "This Convex deployment is running. See https://docs.convex.dev/.",
             "/version": "stand-in",

@@ -1,0 +1,2 @@
+#!/bin/sh
+exec python3 /convex/standin.py backend "$@"

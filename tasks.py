@@ -233,6 +233,22 @@ def snapshots(c: Context, json: bool = False) -> None:
     snapshots.print_list(choose.choose(ROOT), as_json=json)
 
 
+@task(
+    help={
+        "name": "Which snapshot (default: the one taken last).",
+        "data": "Count the rows of each table too.",
+        "json": "Print JSON.",
+    }
+)
+def diff(c: Context, name: str = "", data: bool = False, json: bool = False) -> None:
+    """Show what has changed since a snapshot, as a unified diff of the schema; exit code 0 when nothing has, else 1."""
+    from stack.engines import choose
+    from stack.verbs import diff
+
+    if diff.diff(choose.choose(ROOT), name, data=data, as_json=json):
+        raise Exit(code=1)
+
+
 @task(help={"name": "Which snapshot.", **YES})
 def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
     """DELETE A SNAPSHOT; the database is not touched, and `undo` brings the snapshot back, until the next such step."""

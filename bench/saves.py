@@ -168,6 +168,28 @@ def dumped(site: Site) -> None:
     run(site.root, sys.executable, "-m", "invoke", "dump", "bench.dump")
 
 
+def changed(site: Site) -> None:
+    """Prepare a snapshot of two dozen tables, of which one is changed since."""
+    start(site)
+    clear(site)
+    empty(site)
+    columns = "id bigserial PRIMARY KEY, name text NOT NULL, n int DEFAULT 3, at timestamptz DEFAULT now(), more jsonb"
+    execute(site, *(f"CREATE TABLE bench_{n} ({columns}); CREATE INDEX ON bench_{n} (name)" for n in range(24)))
+    run(site.root, sys.executable, "-m", "invoke", "snapshot", "bench", env=NO_SPARE)
+    execute(site, "ALTER TABLE bench_7 ADD x int")
+
+
+def diff(site: Site) -> float:
+    """Compare; that something has changed is exit code 1."""
+    return run(site.root, "sh", "-c", f"{sys.executable} -m invoke diff; test $? = 1")
+
+
+def schemas_by_hand(site: Site) -> float:
+    """Write a schema with pg_dump in the container, twice."""
+    dump = f"docker exec {site.settings.project}-postgres pg_dump -s -U postgres -d convex_poc"
+    return run(site.root, "sh", "-c", f"{dump} > before.sql && {dump} > after.sql")
+
+
 def loop(undo: Callable[[Site], object]) -> Measure:
     """Measure a developer who changes something and wants the moment before back, again and again."""
 
@@ -224,6 +246,8 @@ ROWS = (
         (("docker exec -i … pg_restore -1 < FILE", load_by_hand, 1.05),), most=3),
     Row("undo", "invoke undo, after a load of {middle} MB", "postgres", loaded, nothing, invoke("undo"),
         (("a rename by hand", rename_by_hand, None),), most=5),
+    Row("diff", "invoke diff, 24 tables", "postgres", changed, nothing, diff,
+        (("docker exec … pg_dump -s, twice", schemas_by_hand, 1.3),), times=3),
     Row("load-inserts", "invoke load, {inserts} one-row INSERTs", "postgres", inserts, empty,
         invoke("load", "inserts.sql"),
         (("docker exec -i … psql -1 < FILE", inserts_by_hand, 1.0),), most=3),

@@ -17,7 +17,7 @@ GROUPS = {
     "Start and stop": ("up", "status", "logs", "restart", "wait-healthy", "down"),
     "Work with it": ("psql", "env", "dashboard", "admin-key"),
     "Data": ("seed", "dump", "load", "reset", "reset-data"),
-    "Save points": ("snapshot", "restore", "undo", "snapshots", "drop-snapshot"),
+    "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "drop-snapshot"),
     "When it does not work, and settings": ("doctor", "init"),
 }
 """The commands in order of first use."""

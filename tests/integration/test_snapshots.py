@@ -289,3 +289,19 @@ SELECT EXISTS (SELECT FROM pg_locks WHERE classid = 'pg_database'::regclass AND 
 def login_words(copy: Path) -> dict[str, Any]:
     names = {"port": "POSTGRES_PORT", "user": "POSTGRES_USER", "password": "POSTGRES_PASSWORD", "dbname": "POSTGRES_DB"}
     return {"host": "127.0.0.1", **{key: checkout.value(copy, name) for key, name in names.items()}}
+
+
+def test_diff_tells_what_has_changed_since(started: Path) -> None:
+    fail(started, 2, "diff", saying=("There is no snapshot",))
+    sql(started, "CREATE TABLE kept AS SELECT generate_series(1, 10) AS n")
+    succeed(started, "snapshot", "one")
+    assert succeed(started, "diff", "--data") == ""
+    sql(started, "ALTER TABLE kept ADD x int")
+    sql(started, "DELETE FROM kept WHERE n > 7")
+    told = run(started, "diff")
+    assert told.returncode == 1
+    assert "+    x integer" in told.stdout
+    told = run(started, "diff", "one", "--data", "--json")
+    assert told.returncode == 1
+    assert json.loads(told.stdout)["tables"] == [{"table": "public.kept", "before": 10, "after": 7}]
+    assert sql(started, "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack-%' AND datallowconn") == [0]

@@ -23,10 +23,7 @@ from stack.ground.errors import Interrupted, Refused, StackError
 from stack.ground.run import NOWHERE, PIPE, Command, become, look, start
 from stack.ground.talk import say
 from stack.server.address import conninfo
-from stack.sql.spool import spooled
 from stack.verbs import psql_options
-from stack.verbs.causes import explain
-from stack.verbs.cures import no_extension
 from stack.verbs.passed_on import Where, passed_on
 from stack.verbs.psql_options import Options
 
@@ -90,11 +87,9 @@ def _run(engine: Engine, asked: Options, argv: list[str], files: Mapping[str, Wh
         child = start(started, env, stdin=None if reads else NOWHERE, stderr=PIPE if hears else None, inherits=True)
         said = passed_on(child.stderr, files) if child.stderr else str
         code = child.wait()
-        lacks = no_extension(engine, said())
-        if code == NOT_CONNECTED:
-            _say_why_not(engine)
-        elif code and lacks:
-            say(lacks)
+        words = said()
+        if code:
+            _say_more(engine, code, words)
         raise Exit(code=code if code >= 0 else 128 - code)  # as a shell tells that a signal ended it
 
 
@@ -113,8 +108,20 @@ def _has(file: Path, words: re.Pattern[bytes]) -> bool:
         return bool(words.search(content))
 
 
+def _say_more(engine: Engine, code: int, words: str) -> None:
+    """Say what is known of an error that psql has told in its own words."""
+    from stack.verbs.cures import no_extension
+
+    if code == NOT_CONNECTED:
+        _say_why_not(engine)
+    elif lacks := no_extension(engine, words):
+        say(lacks)
+
+
 def _say_why_not(engine: Engine) -> None:
     """Say what is known of why nobody is let in; psql has said it in the server's words already."""
+    from stack.verbs.causes import explain
+
     asked = look(*engine.client("psql", "-XAtqc", "SELECT 1"))
     if asked.returncode and (found := explain(engine, asked.stderr)):
         why, cure = found
@@ -215,6 +222,8 @@ def _read_from(file: Path) -> Where:
 def _opened(file: Path) -> tuple[IO[bytes], Where]:
     r"""Open a file for a psql that sees its stdin alone: what its \i and \copy name is put into it. Raises OSError."""
     if _has(file, _NAMES_FILES):
+        from stack.sql.spool import spooled  # the most of psql's imports, for few of its files
+
         source, script = spooled(file)
         return source, script.where
     return file.open("rb"), _lines_of(str(file))  # says no to a directory, unlike os.open

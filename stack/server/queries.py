@@ -30,5 +30,5 @@ SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_locks AS h USING (
 WHERE l.locktype = 'object' AND classid = 'pg_database'::regclass AND NOT l.granted AND h.granted AND h.pid = %s
       AND l.waitstart < now() - make_interval(secs => %s) AND h.mode = 'AccessExclusiveLock'"""
 STUCK: LiteralString = """
-SELECT pg_cancel_backend(pid), query FROM pg_stat_activity
+SELECT query, pid FROM pg_stat_activity
 WHERE datname = %s AND state_change < now() - interval '2 s' AND %s = ANY (pg_blocking_pids(pid))"""

@@ -94,9 +94,10 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
         spares.make_room(engine, cluster, room)
         spares.in_background(engine)  # it waits for our lock, and clears up at once should we be killed
         with ExitStack() as stack:
-            second = stack.enter_context(_second(cluster))
             before = made_roles.there(cluster)
             stack.push(lambda kind, *_: _clear_up(cluster, before if kind else None))
+            # It ends first: what a Ctrl-C has left open in it would keep the clearing up waiting for ever.
+            second = stack.enter_context(_second(cluster))
             place = Aside(engine, cluster, MAKING + uuid.uuid4().hex)
             if afresh:
                 cluster.make_like(cluster.database, place.name, limit=MARK, comment=store.made_comment())
@@ -277,5 +278,5 @@ def _watch(place: Aside, holder: int, done: threading.Event) -> None:
     with suppress(psycopg.Error, LoginFailed), place.cluster.beside() as second:
         while not done.wait(0.5):
             second.execute(TOO_LONG, [holder, PATIENCE])
-            stuck = second.execute(STUCK, [place.name, holder]).fetchall()
-            place.stuck = stuck[0][1] if stuck else place.stuck
+            for place.stuck, pid in second.execute(STUCK, [place.name, holder]).fetchall():  # told before it fails
+                second.execute("SELECT pg_cancel_backend(%s)", [pid])

@@ -90,7 +90,7 @@ def test_psql_lists_databases_and_reads_stdin_and_pipes_as_it_does_by_itself(sta
                  f"{invoke} psql -- -f <(echo 'select 11') -f <(echo 'select 12')"):  # fmt: skip
         shown = subprocess.run(["bash", "-c", line], check=True, cwd=stack, capture_output=True, env=environment())
         assert b"11" in shown.stdout
-        assert (b"12" in shown.stdout) == ("12" in line)
+        assert (b"12" in shown.stdout) == ("select 12" in line)
 
 
 def test_the_exit_code_is_psqls_own(stack: Path) -> None:

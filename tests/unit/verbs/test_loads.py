@@ -17,6 +17,7 @@ import pytest
 from stack.engines.embedded.engine import Embedded
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
+from stack.server.admin import Cluster
 from stack.verbs import dump as dump_room
 from stack.verbs import load as load_room
 from stack.verbs import snapshots, spares, undo, up
@@ -467,6 +468,23 @@ def test_what_waits_for_the_database_that_is_held_is_told_and_ends(engine: Embed
     with pytest.raises(StackError, match=r"(?s)canceling statement.*ALTER DATABASE convex_poc.*is held") as told:
         seed(engine, a="DO $$ BEGIN EXECUTE 'ALTER DATABASE convex_poc SET work_mem = 99'; END $$;")
     assert "seed/a.sql:1" in str(told.value)
+
+
+def test_ctrl_c_in_the_exchange_leaves_nothing_open(
+    engine: Embedded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A transaction is not rolled back whose last answer was not read; what it holds kept the clearing up waiting."""
+
+    def interrupted(cluster: Cluster, _: str) -> None:
+        cluster.connection.pgconn.send_query(b"SELECT 1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cluster, "shut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(engine, "CREATE TABLE new ();")
+    assert "Waiting in the server" not in capsys.readouterr().err
+    assert there(engine, "kept")
+    assert ours(engine) == []
 
 
 # -- undo ------------------------------------------------------------------------------------------------------

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stack.ground import settings
+from stack.ground.catalog import IMAGES
 from stack.ground.run import Rights
 from stack.server.programs import server_programs
 
-IMAGES = ("POSTGRES_IMAGE", "CONVEX_BACKEND_IMAGE", "CONVEX_DASHBOARD_IMAGE")
-STAND_INS = ("standin/postgres:17", "standin/convex-backend:latest", "standin/convex-dashboard:latest")
+STAND_INS = {
+    "POSTGRES_IMAGE": "standin/postgres:17",
+    "CONVEX_BACKEND_IMAGE": "standin/convex-backend:latest",
+    "CONVEX_DASHBOARD_IMAGE": "standin/convex-dashboard:latest",
+}
 # What the user's shell says about their own stack must not reach the copies.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in settings.DEFAULTS and not k.startswith("COMPOSE_")}
 
@@ -104,9 +108,10 @@ def run(
 
 def images() -> dict[str, str] | None:
     """Return the published images when this machine has them, else the stand-ins, else None. Nothing is pulled."""
-    for found in (tuple(settings.DEFAULTS[name] for name in IMAGES), STAND_INS):
-        if subprocess.run(["docker", "image", "inspect", *found], check=False, capture_output=True).returncode == 0:
-            return dict(zip(IMAGES, found, strict=True))
+    for found in (IMAGES, STAND_INS):
+        asked = ["docker", "image", "inspect", *found.values()]
+        if subprocess.run(asked, check=False, capture_output=True).returncode == 0:
+            return found
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stack.ground.catalog import IMAGES, PORTS
 from stack.ground.dotenv import read_env_file
 from stack.ground.errors import Refused
 
@@ -20,25 +21,17 @@ DEFAULTS: dict[str, str] = {
     "STACK_LAYERS": "dev",
     "STACK_SPARE": "1",
     "BIND_ADDRESS": "127.0.0.1",
-    "POSTGRES_PORT": "5433",
     "POSTGRES_USER": "postgres",
     "POSTGRES_PASSWORD": "postgres",
     "POSTGRES_DB": "convex_poc",
-    "POSTGRES_IMAGE": "postgres:17.11-trixie@sha256:d74eeac9a635390a49bc21bd49fccd973de707e2a53a76ac49b552b8712ec46f",
-    "CONVEX_BACKEND_IMAGE": "ghcr.io/get-convex/convex-backend:19431ea0dd90bc55ae58dbbd06d9aa045f97336f"
-    "@sha256:467964cc6af57ba3e757e3e6cb1fa09a1c577803a19f03f0f42c9c4b134b070c",
-    "CONVEX_DASHBOARD_IMAGE": "ghcr.io/get-convex/convex-dashboard:19431ea0dd90bc55ae58dbbd06d9aa045f97336f"
-    "@sha256:5f4620ca0640ed863a8c5109123b9831157e889c6294e28c5e96ea0a62375efb",
-    "CONVEX_PORT": "3210",
-    "CONVEX_SITE_PORT": "3211",
-    "CONVEX_DASHBOARD_PORT": "6791",
+    **IMAGES,
+    **PORTS,
     "CONVEX_INSTANCE_NAME": "convex-self-hosted",
     "CONVEX_INSTANCE_SECRET": "",
     "POSTGRES_BIN_DIR": "",
     "DATABASE_URL": "",
 }
 SECRETS = ("POSTGRES_PASSWORD", "CONVEX_INSTANCE_SECRET", "DATABASE_URL")
-PORTS = ("POSTGRES_PORT", "CONVEX_PORT", "CONVEX_SITE_PORT", "CONVEX_DASHBOARD_PORT")
 ENGINES = ("auto", "docker", "embedded", "external")
 
 

@@ -278,5 +278,6 @@ def _watch(place: Aside, holder: int, done: threading.Event) -> None:
     with suppress(psycopg.Error, LoginFailed), place.cluster.beside() as second:
         while not done.wait(0.5):
             second.execute(TOO_LONG, [holder, PATIENCE])
-            for place.stuck, pid in second.execute(STUCK, [place.name, holder]).fetchall():  # told before it fails
+            for query, pid in second.execute(STUCK, [place.name, holder]).fetchall():
+                place.stuck = query  # before it fails, and is asked after
                 second.execute("SELECT pg_cancel_backend(%s)", [pid])

@@ -14,6 +14,7 @@ from shlex import quote
 from stack.engines.docker.machine import projects, running_from
 from stack.engines.embedded.engine import Embedded
 from stack.ground import disk, dotenv, files, settings
+from stack.ground.catalog import PORTS
 from stack.ground.dotenv import assign
 from stack.ground.errors import Refused, StackError
 from stack.ground.ports import is_free
@@ -34,7 +35,7 @@ def init(root: Path, *, isolated: bool, password: bool = False) -> str:
     if file.exists() and not isolated and not password:
         return f"{file} is there already, and was left as it is."
     if file.exists() and not file.is_file():
-        names = ("COMPOSE_PROJECT_NAME", *settings.PORTS) if isolated else ("POSTGRES_PASSWORD",)
+        names = ("COMPOSE_PROJECT_NAME", *PORTS) if isolated else ("POSTGRES_PASSWORD",)
         raise Refused(
             f"{file} is no regular file, so what is in it comes from elsewhere. Nothing was written. Set"
             f" {', '.join(names)} there, or in the shell."
@@ -120,7 +121,7 @@ def free_ports(start: int, free: Callable[[int], bool]) -> dict[str, str]:
     The search begins at `start`, which differs between checkouts, so that two that are down do not choose alike.
     """
     for step in range(start + 1, start + 301):
-        ports = {name: int(settings.DEFAULTS[name]) + 10 * step for name in settings.PORTS}
+        ports = {name: int(default) + 10 * step for name, default in PORTS.items()}
         if all(map(free, ports.values())):
             return {name: str(port) for name, port in ports.items()}
     raise StackError("No free set of ports was found. Set POSTGRES_PORT, CONVEX_PORT and the others in `.env` by hand.")

@@ -20,18 +20,18 @@ from typing import IO, Any
 import psycopg
 from dotenv import dotenv_values
 
-from stack.ground.settings import DEFAULTS, PORTS
+from stack.ground.catalog import IMAGES, PORTS
+from stack.ground.settings import DEFAULTS
 from tests.ports import own_ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHOP = Path(__file__).with_name("shop")
 INVOKE = (sys.executable, "-m", "invoke")
-IMAGES = ("POSTGRES_IMAGE", "CONVEX_BACKEND_IMAGE", "CONVEX_DASHBOARD_IMAGE")
-STAND_INS = dict(
-    zip(
-        IMAGES, ("standin/postgres:17", "standin/convex-backend:latest", "standin/convex-dashboard:latest"), strict=True
-    )
-)
+STAND_INS = {
+    "POSTGRES_IMAGE": "standin/postgres:17",
+    "CONVEX_BACKEND_IMAGE": "standin/convex-backend:latest",
+    "CONVEX_DASHBOARD_IMAGE": "standin/convex-dashboard:latest",
+}
 ALONE = {"STACK_LAYERS": "dev,alone"}
 """For a copy that starts PostgreSQL without Convex."""
 _LABEL = "label=com.docker.compose.project"
@@ -66,9 +66,8 @@ def images() -> dict[str, str]:
     """
     if engine_problem():
         return {}
-    published = {name: DEFAULTS[name] for name in IMAGES}
-    if all(_is_here(image) or _ask("docker", "pull", "-q", image).returncode == 0 for image in published.values()):
-        return published
+    if all(_is_here(image) or _ask("docker", "pull", "-q", image).returncode == 0 for image in IMAGES.values()):
+        return IMAGES
     return STAND_INS if all(map(_is_here, STAND_INS.values())) else {}
 
 

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, Phase, assume, example, given, note, reject,
 from hypothesis import strategies as st
 
 from stack.engines.docker.engine import Docker
+from stack.ground.catalog import PORTS, SERVICES
 from stack.ground.dotenv import read_env_file, refusals
 from stack.ground.errors import Refused
-from stack.ground.settings import DEFAULTS, PORTS, load
+from stack.ground.settings import DEFAULTS, load
 from tests.integration.checkout import environment
 
 pytestmark = pytest.mark.usefixtures("compose")
@@ -142,8 +143,7 @@ def test_the_defaults_are_those_of_the_compose_files(template: Path) -> None:
     argv = ["docker", "compose", "--env-file", "/dev/null", *layers, "config", "--format", "json"]
     config = resolved(argv, template, environment())
     assert config["name"] == DEFAULTS["COMPOSE_PROJECT_NAME"]
-    assert {service["image"] for service in config["services"].values()} == {
-        DEFAULTS[f"{name}_IMAGE"] for name in ("POSTGRES", "CONVEX_BACKEND", "CONVEX_DASHBOARD")
-    }
+    entries = [entry for entry in SERVICES if entry.name in config["services"]]
+    assert {service["image"] for service in config["services"].values()} == {entry.image[1] for entry in entries}
     published = {port["published"] for service in config["services"].values() for port in service["ports"]}
-    assert published == {DEFAULTS[name] for name in PORTS}
+    assert published == {port for entry in entries for _, port in (entry.published, *entry.also)}

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack.ground.settings import PORTS
+from stack.ground.catalog import PORTS
 from tests.integration.checkout import (
     configure,
     containers,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.ground.settings import PORTS
+from stack.ground.catalog import PORTS
 from tests.integration.checkout import (
     ALONE,
     IMAGES,

@@ -62,7 +62,7 @@ class Health:
             if why := self._images.why_not(image):
                 yield failed(
                     f"{image} is not here, and its registry does not give it: {why.rstrip('.')}.",
-                    "Mend the network, or the name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE).",
+                    f"Mend the network, or the name{self._images.settings_of([image])}.",
                 )
             else:
                 yield warning(f"{image} is not here yet.", "`invoke up` pulls it.")

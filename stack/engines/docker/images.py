@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from stack.engines.docker.plan import POSTGRES, Plan
+from stack.ground.catalog import SERVICES
 from stack.ground.errors import StackError
 from stack.ground.run import do, look
 from stack.server.programs import MAJOR
@@ -32,9 +33,14 @@ class Images:
             absent = ", ".join(self.missing()) or "some"
             raise StackError(
                 f"Images could not be pulled ({absent} missing); the reason stands above. Mend the network"
-                " or the image's name (POSTGRES_IMAGE, CONVEX_BACKEND_IMAGE, CONVEX_DASHBOARD_IMAGE), then type the"
-                " command again."
+                f" or the image's name{self.settings_of(self.missing())}, then type the command again."
             )
+
+    def settings_of(self, images: list[str]) -> str:
+        """Return the settings that name some images, in brackets; empty for those of a layer that has none."""
+        services = self.plan.config["services"]
+        names = [each.image[0] for each in SERVICES if services.get(each.name, {}).get("image") in images]
+        return f" ({', '.join(names)})" if names else ""
 
     def why_not(self, image: str) -> str:
         """Return why an image's registry does not give it; empty when it does, which takes seconds."""

@@ -5,9 +5,13 @@ import re
 import pytest
 
 from stack.ground import catalog
-from stack.ground.settings import DEFAULTS, PORTS, ROOT
+from stack.ground.run import look
+from stack.ground.settings import ROOT
 
-EVERYTHING = "\n".join(file.read_text() for file in sorted(ROOT.glob("docker-compose*.yml")))
+# Those of git's, where there is git: a layer of the user's own is nobody's business here.
+_LISTED = look(["git", "-C", str(ROOT), "ls-files", "docker-compose*.yml"]).stdout.split()
+FILES = [ROOT / name for name in _LISTED] or sorted(ROOT.glob("docker-compose*.yml"))
+EVERYTHING = "\n".join(file.read_text() for file in FILES)
 
 
 def in_file(service: str) -> str:
@@ -19,8 +23,11 @@ def in_file(service: str) -> str:
 @pytest.mark.parametrize("entry", catalog.SERVICES, ids=lambda entry: entry.name)
 def test_an_entry_is_what_its_compose_file_says(entry: catalog.Entry) -> None:
     lines = in_file(entry.name)
-    assert f"${{{entry.image}:-{DEFAULTS[entry.image]}}}" in lines
-    assert re.search(rf"\${{{entry.published}:-{DEFAULTS[entry.published]}}}:{entry.port}\b", lines)
+    name, default = entry.image
+    assert f"${{{name}:-{default}}}" in lines
+    name, default = entry.published
+    assert re.search(rf"\${{{name}:-{default}}}:{entry.port}\b", lines)
+    assert all(f"${{{name}:-{default}}}:" in lines for name, default in entry.also)
     assert (f"./data/{entry.leaf}:{entry.home}" in lines) if entry.leaf else ("./data/" not in lines)
 
 
@@ -31,7 +38,6 @@ def test_every_service_of_the_files_is_in_the_catalog() -> None:
 
 @pytest.mark.parametrize("entry", catalog.SERVICES, ids=lambda entry: entry.name)
 def test_its_settings_stand_where_users_look(entry: catalog.Entry) -> None:
-    assert entry.published in PORTS
     for place in (".env.example", "README.md"):
         text = (ROOT / place).read_text()
-        assert all(name in text for name in (entry.image, entry.published)), place
+        assert all(name in text for name, _ in (entry.image, entry.published, *entry.also)), place

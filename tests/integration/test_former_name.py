@@ -98,7 +98,7 @@ def test_another_checkout_of_the_former_name_is_left_alone(started: Path, tmp_pa
                  "--label", f"{label}.config_files={tmp_path}/docker-compose.yml",
                  "--label", "com.docker.compose.service=postgres",
                  "--label", "com.docker.compose.oneoff=False") as name:  # fmt: skip
-        succeed(started, "down")
+        assert succeed(started, "down") == ""
         assert left(former) == [name]
 
 

@@ -185,10 +185,10 @@ class Docker(Engine):
             say(f"Stopping {', '.join(names)} too: they are this checkout's, under the project name {project}.")
             everybodys = [row for row in rows if row["project"] == project]
             if len(everybodys) > len(own):  # another checkout has that name as well
-                failed = do(["docker", "stop", *names]) or do(["docker", "rm", *names])
-            else:
-                failed = do(self.plan.down("--project-name", project))
-            if failed:
+                for verb in ("stop", "rm"):  # both print the names, on stdout
+                    if (told := look(["docker", verb, *names], timeout=300)).returncode:
+                        raise explain(told.stderr)
+            elif do(self.plan.down("--project-name", project)):
                 raise StackError(f"Docker could not stop {', '.join(names)}; the reason stands above.")
 
     def _finish_stop(self) -> None:

@@ -94,8 +94,8 @@ def snapshots(site: Site) -> list[dict[str, Any]]:
 def quiet(site: Site, left: int) -> None:
     """Wait until so many databases of ours are there and nothing works on them, then let the disk catch up."""
     deadline = time.monotonic() + PATIENCE
-    busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stack-%'"
-    there = "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack-%' AND datname NOT LIKE 'stack-undo-%'"
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stack_%'"
+    there = "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack_%' AND datname NOT LIKE 'stack-undo-%'"
     while execute(site, busy) != [0] or execute(site, there) != [left]:
         if time.monotonic() > deadline:
             raise Failed(f"The background was not done within {PATIENCE:g} s.")

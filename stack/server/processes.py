@@ -110,7 +110,8 @@ def closed(directory: Path) -> tuple[str, str]:
 
 def _is_elsewhere(argv: list[str], directory: Path) -> bool:
     """Return whether a server's command line names another directory than this."""
-    return argv[1:2] == ["-D"] and not same(argv[2], directory) and Path(argv[2]).is_absolute()
+    named = argv[argv.index("-D") + 1 :][:1] if "-D" in argv else []
+    return any(Path(place).is_absolute() and not same(place, directory) for place in named)
 
 
 def _of_user(uid: int) -> dict[int, list[str]]:

@@ -18,9 +18,11 @@ from stack.server.admin import Cluster
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
-SNAPSHOT, SPARE, MAKING, DOOMED, UNDO = (f"stack-{part}-" for part in ("snapshot", "spare", "making", "doomed", "undo"))
+SNAPSHOT, SPARE, DOOMED, UNDO = (f"stack-{part}-" for part in ("snapshot", "spare", "doomed", "undo"))
 """What our databases are called, before 32 hexadecimal digits; a spare has the digits of its snapshot."""
-OURS = "^stack-(snapshot|spare|making|doomed|undo)-[0-9a-f]{32}$"
+MAKING = "stack_making_"
+"""The same of one that is being made: a file that fills it may say its name without quotes, as `:DBNAME` does."""
+OURS = "^stack([-_])(snapshot|spare|making|doomed|undo)\\1[0-9a-f]{32}$"
 MARK = 0x57AC57AC
 """The connection limit of our databases: a name may be anybody's, and CREATE DATABASE sets this along with it.
 

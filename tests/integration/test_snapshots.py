@@ -47,7 +47,7 @@ def listed(copy: Path) -> dict[str, dict[str, Any]]:
 
 def databases(copy: Path) -> list[str]:
     """What is in the cluster beside the user's database and PostgreSQL's own."""
-    return sql(copy, "SELECT datname FROM pg_database WHERE datname LIKE 'stack-%' ORDER BY 1")
+    return sql(copy, "SELECT datname FROM pg_database WHERE datname LIKE 'stack_%' ORDER BY 1")
 
 
 def is_ready(copy: Path, name: str) -> bool:
@@ -304,4 +304,4 @@ def test_diff_tells_what_has_changed_since(started: Path) -> None:
     told = run(started, "diff", "one", "--data", "--json")
     assert told.returncode == 1
     assert json.loads(told.stdout)["tables"] == [{"table": "public.kept", "before": 10, "after": 7}]
-    assert sql(started, "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack-%' AND datallowconn") == [0]
+    assert sql(started, "SELECT count(*) FROM pg_database WHERE datname LIKE 'stack_%' AND datallowconn") == [0]

@@ -549,7 +549,7 @@ def test_no_room_for_a_snapshot(root: Path, ask: Any, monkeypatch: pytest.Monkey
 
 
 def test_a_copy_that_a_dead_command_left(root: Path, ask: Any) -> None:
-    name = "stack-making-" + 32 * "0"
+    name = "stack_making_" + 32 * "0"
     sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false CONNECTION LIMIT {store.MARK}', dbname="template1")
     report = ask(root)
     assert report["unfinished copies"]["state"] == "warning"

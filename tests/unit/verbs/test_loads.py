@@ -86,7 +86,7 @@ def there(engine: Embedded, name: str) -> bool:
 
 def ours(engine: Embedded) -> list[str]:
     """The kinds of databases that are called as ours."""
-    return [name[6:-33] for name in ask(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack-%'")]
+    return [name[6:-33] for name in ask(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack_%'")]
 
 
 def load(engine: Embedded, text: str | bytes, *, clean: bool = True, trust: bool = False) -> None:
@@ -146,6 +146,8 @@ TAKEN = {
     "a statement that is cut by the end": "create table new\n(\n)",
     "a warning": "do $$ begin raise warning 'ERROR: no'; end $$; create table new ();\n",
     "a rollback of its own": "begin; create table two (); rollback; create table new ();\n",
+    "its database's name without quotes": "create table new ();\nalter database :DBNAME set request.claim = '1';\n"
+    "do $$ begin execute 'alter database ' || current_database() || ' set work_mem = 9999'; end $$;\n\\c :DBNAME\n",
     "a savepoint": "begin; savepoint a; create table two (); rollback to a; create table new (); commit;\n",
     "a database as words": "select 'DROP DATABASE convex_poc';\ncreate table new ();\n",
 }  # fmt: skip
@@ -287,7 +289,7 @@ def test_the_database_stays_what_it_was(engine: Embedded) -> None:
     undo.undo(engine)
     assert (rows(engine, query), there(engine, "more")) == (before, False)
     ask(engine, "DROP DATABASE convex_poc WITH (FORCE)", "postgres")
-    for (name,) in rows(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack-%'", "postgres"):
+    for (name,) in rows(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack_%'", "postgres"):
         ask(engine, f'DROP DATABASE "{name}"', "postgres")
 
 

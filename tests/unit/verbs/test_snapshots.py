@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -59,7 +60,7 @@ def ask(engine: Embedded, sql: str) -> list[object]:
 def databases(engine: Embedded) -> set[str]:
     """The kinds of databases in the cluster, but for what `undo` brings back."""
     found = ask(engine, "SELECT datname FROM pg_database WHERE datname NOT LIKE 'stack-undo-%'")
-    return {str(name).rpartition("-")[0] or str(name) for name in found}
+    return {re.sub("[-_][0-9a-f]{32}$", "", str(name)) for name in found}
 
 
 def names(engine: Embedded) -> list[str]:
@@ -249,7 +250,7 @@ def test_databases_do_not_share_names(engine: Embedded) -> None:
 
 
 def test_the_users_own_databases_are_not_ours(engine: Embedded) -> None:
-    theirs = ("stack-snapshot-mine", "stack-doomed-1", "stack-making-", "Stack-doomed-" + "0" * 32)
+    theirs = ("stack-snapshot-mine", "stack-doomed-1", "stack_making_", "Stack-doomed-" + "0" * 32)
     for name in theirs:
         ask(engine, f'CREATE DATABASE "{name}"')
     snapshots.take(engine, "one")
@@ -352,8 +353,8 @@ def test_only_the_latest_has_a_spare(engine: Embedded) -> None:
 
 
 def test_what_a_crash_left_is_cleared_by_the_next_command(engine: Embedded) -> None:
-    for kind in ("making", "doomed"):
-        ask(engine, f'CREATE DATABASE "stack-{kind}-{"0" * 32}" CONNECTION LIMIT {store.MARK}')
+    for kind in (store.MAKING, store.DOOMED):
+        ask(engine, f'CREATE DATABASE "{kind}{"0" * 32}" CONNECTION LIMIT {store.MARK}')
     snapshots.listed(engine)
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1"}
 

@@ -27,15 +27,15 @@ from stack.engines import checks
 from stack.engines.embedded.engine import Embedded
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
+from stack.server import waits
 from stack.verbs import login as login_room
 from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
 pytestmark = [pytest.mark.xdist_group("snapshots of others"), pytest.mark.slow]
 
-THEIRS = [
-    f"stack-{kind}-{digit * 32}" for digit, kind in zip("0123", ("snapshot", "spare", "making", "doomed"), strict=True)
-]
+KINDS = (store.SNAPSHOT, store.SPARE, store.MAKING, store.DOOMED)
+THEIRS = [f"{kind}{digit * 32}" for digit, kind in zip("0123", KINDS, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,9 @@ def rows(engine: Embedded, statement: str) -> list[Any]:
 
 def ours(engine: Embedded) -> list[str]:
     """The kinds of databases that are called as ours, but for what `undo` brings back."""
-    ours = "datname LIKE 'stack-%' AND datname NOT LIKE 'stack-undo-%'"
+    ours = "datname LIKE 'stack_%' AND datname NOT LIKE 'stack-undo-%'"
     found = rows(engine, f"SELECT datname FROM pg_database WHERE {ours} ORDER BY 1")
-    return [name.rpartition("-")[0] for (name,) in found]
+    return [name[:-33] for (name,) in found]
 
 
 def names(engine: Embedded) -> list[str]:
@@ -269,8 +269,8 @@ def test_a_killed_copy_is_ours_from_its_first_moment(engine: Embedded, monkeypat
     with login_room.administrator(engine, "x") as cluster:
         monkeypatch.setattr(cluster, "_copy_grants", lambda *_: cluster.run("DROP ROLE {}", "nobody"))
         with pytest.raises(psycopg.errors.UndefinedObject):
-            cluster.copy("convex_poc", f"stack-making-{'a' * 32}", limit=store.MARK, comment="{}")
-    assert ours(engine) == ["stack-making"]
+            cluster.copy("convex_poc", f"stack_making_{'a' * 32}", limit=store.MARK, comment="{}")
+    assert ours(engine) == ["stack_making"]
     assert [each.fix is not None for each in checked(engine)] == [True]
     names(engine)
     assert ours(engine) == []
@@ -318,7 +318,7 @@ def test_the_mark_of_a_template_and_the_connection_limit_come_back_and_keep_noth
     kept = names(engine)[0]
     snapshots.restore(engine, kept)
     assert rows(engine, marks) == [(True, 7)]
-    for (name,) in rows(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack-%'"):
+    for (name,) in rows(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack_%'"):
         ask(engine, f'ALTER DATABASE "{name}" IS_TEMPLATE true', "postgres")
     for name in names(engine):
         snapshots.drop(engine, name, yes=True)
@@ -609,21 +609,36 @@ def test_a_standby_that_does_not_confirm_is_named(engine: Embedded, capsys: pyte
     assert names(engine) == ["one"]
 
 
-def test_a_lock_that_no_login_passes_is_explained(engine: Embedded, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lock_that_no_login_passes_is_explained(
+    engine: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = threading.Event()
+    watch = waits._watch
+
+    def later(*args: Any) -> None:
+        locked.wait(20)
+        watch(*args)
+
+    monkeypatch.setattr(waits, "_watch", later)  # its login must come after the lock, however slow this machine is
     with login(engine, "postgres") as holder, login(engine, "postgres") as first:
         first.execute("SELECT pg_advisory_lock(22444)")
         thread = threading.Thread(target=lambda: snapshots.take(engine, "one"), daemon=True)
         thread.start()
         deadline = time.monotonic() + 20
-        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
-        while first.execute(waits).fetchone() != (True,):
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+        while first.execute(waiting).fetchone() != (True,):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         holder.execute("BEGIN")
         holder.execute("LOCK TABLE pg_database")
+        locked.set()
         with pytest.raises(StackError, match=r"timeout expired\n.*locked pg_database.*`invoke restart postgres`"):
             snapshots.take(engine, "two")
-        assert "cannot be asked, since a second login fails: connection" in said(capsys)
+        told = ""
+        while "cannot be asked, since a second login fails: connection" not in told:
+            assert time.monotonic() < deadline + 20, told
+            time.sleep(0.05)
+            told += said(capsys)
         holder.execute("ROLLBACK")
     thread.join(30)
     assert names(engine) == ["one"]

@@ -106,7 +106,7 @@ def psql(c: Context, command: list[str], file: str = "") -> None:
     from stack.engines import choose
     from stack.verbs import psql
 
-    psql.psql(choose.choose(ROOT), command, file, invoke_bent.words_for_psql())
+    psql.psql(choose.choose(ROOT), command, file, invoke_bent.words_after())
 
 
 @task(
@@ -249,6 +249,16 @@ def diff(c: Context, name: str = "", data: bool = False, json: bool = False) -> 
         raise Exit(code=1)
 
 
+@task
+def guard(c: Context) -> None:
+    """Take a snapshot, then run what follows -- with `env`'s settings; its exit code is passed on."""
+    from stack.engines import choose
+    from stack.verbs import guard
+
+    if code := guard.guard(choose.changing(ROOT), invoke_bent.words_after()):
+        raise Exit(code=code)
+
+
 @task(help={"name": "Which snapshot.", **YES})
 def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
     """DELETE A SNAPSHOT; the database is not touched, and `undo` brings the snapshot back, until the next such step."""
@@ -257,6 +267,42 @@ def drop_snapshot(c: Context, name: str = "", yes: bool = False) -> None:
 
     with choose.changing(ROOT) as chosen:
         snapshots.drop(chosen, name, yes=yes)
+
+
+@task(
+    help={
+        "name": "What to call it (default: the database's name, `_fork_` and a number).",
+        "from": "Copy this snapshot (default: the database as it is now, whose sessions are told and ended).",
+        "ttl": "How long it is wanted, as in 90m or 1d12h; then it ends by itself (default: it stays).",
+        "json": "Print JSON.",
+    }
+)
+def fork(c: Context, name: str = "", from_: str = "", ttl: str = "", json: bool = False) -> None:
+    """Make one more database, a copy of yours or of a snapshot, and print its address."""
+    from stack.engines import choose
+    from stack.verbs import fork
+
+    with choose.changing(ROOT) as chosen:
+        fork.fork(chosen, name, source=from_, ttl=ttl, as_json=json)
+
+
+@task(help={"json": "Print JSON."})
+def forks(c: Context, json: bool = False) -> None:
+    """List the forks, the newest first."""
+    from stack.engines import choose
+    from stack.verbs import fork
+
+    fork.print_list(choose.choose(ROOT), as_json=json)
+
+
+@task(help={"name": "Which fork.", **YES})
+def drop_fork(c: Context, name: str = "", yes: bool = False) -> None:
+    """DELETE A FORK with all that is in it; the database and the snapshots are not touched."""
+    from stack.engines import choose
+    from stack.verbs import fork
+
+    with choose.changing(ROOT) as chosen:
+        fork.end(chosen, name, yes=yes)
 
 
 @task(help={"dry-run": "Only show what would go.", **YES})

@@ -22,7 +22,7 @@ from stack.ground.talk import to_stdout
 from stack.usage import WORDS
 
 _after: list[str] = []
-"""What followed `--` on the command line; only psql has a use for it."""
+"""What followed `--` on the command line; psql and guard have a use for it."""
 _completing = False
 """Whether a shell asks what could be typed next: completion lives on lines that cannot be understood yet."""
 
@@ -38,7 +38,7 @@ def install() -> None:
     signal.signal(signal.SIGTERM, _stop)
 
 
-def words_for_psql() -> list[str]:
+def words_after() -> list[str]:
     """Return what followed `--` on the command line."""
     return list(_after)
 

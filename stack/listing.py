@@ -17,10 +17,13 @@ GROUPS = {
     "Start and stop": ("up", "status", "logs", "restart", "wait-healthy", "down"),
     "Work with it": ("psql", "env", "dashboard", "admin-key"),
     "Data": ("seed", "dump", "load", "reset", "reset-data"),
-    "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "drop-snapshot"),
+    "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "guard", "drop-snapshot"),
+    "More databases": ("fork", "forks", "drop-fork"),
     "When it does not work, and settings": ("doctor", "init"),
 }
 """The commands in order of first use."""
+AFTER = {"psql": "[-- WORDS FOR PSQL]", "guard": "-- COMMAND"}
+"""What may follow a command."""
 
 
 def show(program: Program) -> None:
@@ -45,7 +48,7 @@ def explain(program: Program, name: str) -> None:
     context = program.parser.contexts[name]
     word = next((f"[{each.upper()}] " for each in WORDS if each in context.args), "")
     options = context.help_tuples()
-    usage = f"Usage: invoke {name} {word}{'[--options] ' * bool(options)}{'[-- WORDS FOR PSQL]' * (name == 'psql')}"
+    usage = f"Usage: invoke {name} {word}{'[--options] ' * bool(options)}{AFTER.get(name, '')}"
     parts = [usage.rstrip(), "\n".join(_wrapped(inspect.getdoc(program.collection[name]) or ""))]
     if options:
         width = max(len(flags) for flags, _ in options) + 3

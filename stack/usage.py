@@ -18,11 +18,11 @@ WORDS = ("service", "file", "name")
 """The options whose value may stand without the option."""
 ELSEWHERE = {"start": "up", "stop": "down", "ps": "status", "sql": "psql", "backup": "dump", "clean": "reset-data"}
 """What other programs call our commands."""
-READS = {"status", "logs", "env", "snapshots", "diff", "doctor", "admin-key"}
+READS = {"status", "logs", "env", "snapshots", "diff", "forks", "doctor", "admin-key"}
 """The commands that change nothing, so that they run under --dry too."""
 INSTEAD = {"fix": "what --fix would mend", "write": "what --write would write"}
 """The options with which one of those changes something, and what it shows without."""
-ENDS = {"psql", "logs"}
+ENDS = {"psql", "logs", "guard"}
 """The commands in whose place another program may run, so that nothing runs after them."""
 FORMATS = ("flat", "nested", "json")
 
@@ -53,11 +53,11 @@ def refuse_valued_switches(words: Sequence[str], contexts: Iterable[ParserContex
 
 
 def refuse_unheard(tasks: Sequence[str], after: Sequence[str]) -> None:
-    """Refuse what no command would hear of: words after `--` of all but psql, commands after one that ends with psql.
+    """Refuse what no command would hear of: words after `--` of all but two, commands after one that ends with psql.
 
     `restore -- NAME` would restore another snapshot than that.
     """
-    if after and tasks[-1:] != ["psql"]:
+    if after and tasks[-1:] not in (["psql"], ["guard"]):
         raise Refused(
             f"What follows -- reaches no command: {shlex.join(after)}. Nothing was done. Type it without --; a name"
             " that begins with - as in --name=-x, a file as in ./-x."

@@ -14,6 +14,7 @@ from stack.ground.talk import human
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
 from stack.verbs import made_roles
+from stack.verbs.forks import forks
 from stack.verbs.store import (
     DOOMED,
     LATEST,
@@ -71,6 +72,16 @@ def clear_all_but(cluster: Cluster, spare: str = "") -> None:
     for each in unwanted_copies(cluster, spare):
         drop_one(cluster, each)
     made_roles.drop(cluster)
+
+
+def end_forks(cluster: Cluster) -> None:
+    """Give up the forks whose time is over, one at a time; one that somebody enters at that moment stays."""
+    import psycopg
+
+    for each in forks(cluster):
+        if each.is_over and not what_goes(cluster, each.name):
+            with suppress(psycopg.Error), cluster.transaction():
+                give_up(cluster, each.name, shut=False)
 
 
 def drop_one(cluster: Cluster, copy: Stored) -> str:

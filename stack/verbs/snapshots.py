@@ -33,8 +33,8 @@ LONGEST = 200
 """Characters in the name of a snapshot: more than a person reads in a table."""
 
 
-def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool = False) -> None:
-    """Copy the database into a snapshot; without a name the clock gives one.
+def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool = False) -> str:
+    """Copy the database into a snapshot, and return its name; without one the clock gives it.
 
     Ends the sessions on the database; new ones wait until the copy is made. Raises Refused when the name is taken
     (unless `overwrite`) or cannot be one, StackError when there is no room or the copy fails.
@@ -75,6 +75,7 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
         remember(engine, cluster)
     spares.go_on_in_background(engine)
     say(f"Took the snapshot {name} of {new.database} ({human(size)}). `invoke restore {typed(name)}` brings it back.")
+    return name
 
 
 def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = False) -> None:

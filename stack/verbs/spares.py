@@ -18,7 +18,7 @@ from stack.ground.talk import confirm, counted, human, live, say
 from stack.ground.threads import begin
 from stack.server import waits
 from stack.server.admin import Cluster
-from stack.verbs.drop import clear_all_but, drop_one, give_way, what_goes
+from stack.verbs.drop import clear_all_but, drop_one, end_forks, give_way, what_goes
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
 from stack.verbs.store import (
@@ -52,6 +52,7 @@ def keep_ready(engine: Engine) -> None:
     with suppress(StackError), administrator(engine, KEEPER) as cluster:
         cluster.rows("SELECT pg_advisory_lock(%s)", MAKER)
         cluster.rows("SELECT set_config('lock_timeout', '10s', false)")  # nobody sees what it waits for
+        end_forks(cluster)
         for _ in range(2):  # the second time there may be the room that the first has made
             wanted = wanted_snapshot(engine, cluster)
             if wanted and wanted.spare != "ready" and room_left(engine, cluster) > wanted.size + RESERVE:

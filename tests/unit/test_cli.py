@@ -76,7 +76,7 @@ def test_every_command_of_the_house_is_there() -> None:
     names = {
         "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
         "init", "admin-key", "dashboard", "dump", "load", "snapshot", "restore", "snapshots", "drop-snapshot",
-        "doctor", "undo", "diff",
+        "doctor", "undo", "diff", "guard", "fork", "forks", "drop-fork",
     }  # fmt: skip
     assert set(COLLECTION.task_names) == names
 
@@ -190,7 +190,7 @@ def test_help_shows_what_may_be_typed(name: str) -> None:
         shown = invoke(*line, COLUMNS="1000").stdout
         assert shown.splitlines()[0].startswith(f"Usage: invoke {name}")
         for argument in context.args.values():
-            assert f"--{argument.name.replace('_', '-')}" in shown.replace("[no-]", "")
+            assert f"--{argument.name.strip('_').replace('_', '-')}" in shown.replace("[no-]", "")
             assert argument.help in shown
     words = [each for each in usage.WORDS if each in context.args]
     assert f" [{words[0].upper()}]" in shown if words else "[-" in shown or "[" not in shown.splitlines()[0]
@@ -217,7 +217,7 @@ def test_options_of_invokes_own_that_mean_nothing_here_do_no_harm(flag: str) -> 
 
 # -- --dry ------------------------------------------------------------------------------------------------------
 
-READING = {"status", "logs", "env", "snapshots", "diff", "doctor", "admin-key"}
+READING = {"status", "logs", "env", "snapshots", "diff", "forks", "doctor", "admin-key"}
 SHOWING = {"reset", "reset-data"}
 
 

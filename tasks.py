@@ -28,12 +28,14 @@ YES = {"yes": "Do not ask."}
 def up(c: Context, layers: str | None = None, timeout: int = 60, wait: bool = True, pull: bool = False) -> None:
     """Start everything and return when it is usable."""
     from stack.engines import choose
+    from stack.ground import register
     from stack.ground.talk import say
     from stack.verbs import env, up, wipe
 
     with choose.changing(ROOT, layers) as chosen:
         up.bring_up(chosen, timeout, pull=pull, wait=wait)
         wipe.tidy(chosen)
+    register.note(ROOT)
     say(env.summary(chosen))
 
 
@@ -358,6 +360,19 @@ def init(c: Context, isolated: bool = False, password: bool = False) -> None:
 
     with lock.exclusive(ROOT):
         say(init.init(ROOT, isolated=isolated, password=password))
+
+
+@task(
+    help={"prune": "End those whose folder is gone, containers and servers. Asks first.", "json": "Print JSON.", **YES}
+)
+def stacks(c: Context, prune: bool = False, json: bool = False, yes: bool = False) -> None:
+    """List the stacks of this machine, whichever checkout of yours made them."""
+    from stack.verbs import stacks
+
+    if prune:
+        stacks.prune(ROOT, yes=yes)
+    else:
+        stacks.print_list(ROOT, as_json=json)
 
 
 @task

@@ -18,9 +18,9 @@ WORDS = ("service", "file", "name")
 """The options whose value may stand without the option."""
 ELSEWHERE = {"start": "up", "stop": "down", "ps": "status", "sql": "psql", "backup": "dump", "clean": "reset-data"}
 """What other programs call our commands."""
-READS = {"status", "logs", "env", "snapshots", "diff", "forks", "doctor", "admin-key"}
+READS = {"status", "logs", "env", "snapshots", "diff", "forks", "stacks", "doctor", "admin-key"}
 """The commands that change nothing, so that they run under --dry too."""
-INSTEAD = {"fix": "what --fix would mend", "write": "what --write would write"}
+INSTEAD = {"fix": "what --fix would mend", "write": "what --write would write", "prune": "what --prune would end"}
 """The options with which one of those changes something, and what it shows without."""
 ENDS = {"psql", "logs", "guard"}
 """The commands in whose place another program may run, so that nothing runs after them."""

@@ -1,6 +1,24 @@
 """What all tests share."""
 
+import os
+import shutil
+import tempfile
+
 import pytest
+
+STATE = "XDG_STATE_HOME"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' checkouts out of the user's register; the workers inherit the place."""
+    if not hasattr(config, "workerinput"):
+        os.environ[STATE] = tempfile.mkdtemp(prefix="stack-state-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[STATE], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from stack.engines.base import Engine
 from stack.engines.docker.engine import Docker
 from stack.ground import disk, settings
+from stack.ground.catalog import STATEFUL
 from stack.ground.errors import StackError
 from stack.ground.lock import exclusive
 from stack.ground.talk import say
@@ -54,9 +55,14 @@ ENGINES: dict[str, Callable[[settings.Settings, Path], Engine]] = {
 """By the word for STACK_ENGINE. Each imports its room when it is chosen, which is time that the others save."""
 
 
+def with_data(root: Path) -> list[str]:
+    """Return the engines of which a checkout has data."""
+    leaves = {"docker": STATEFUL, "embedded": ("embedded",)}
+    return [name for name, its in leaves.items() if any(disk.has_data(root / "data" / leaf) for leaf in its)]
+
+
 def _automatic(found: settings.Settings, root: Path) -> Engine:
-    containers = any(disk.has_data(root / "data" / name) for name in ("pg", "convex"))
-    embedded = disk.has_data(root / "data" / "embedded")
+    containers, embedded = (name in with_data(root) for name in ("docker", "embedded"))
     if embedded != containers:
         return ENGINES["embedded" if embedded else "docker"](found, root)  # Docker says so itself when it is silent
     docker = Docker(found, root)

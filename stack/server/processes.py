@@ -73,6 +73,25 @@ def _process(pid: int, command: str, container: str = "") -> Holder:
     return Holder(who, f"kill {pid}" if " --single " in command else f"kill -INT {pid}")
 
 
+def embedded() -> dict[int, Path]:
+    """Return the servers that a checkout of this user's runs without Docker, by process id, with their directory."""
+    import psutil
+
+    me, found = os.geteuid(), {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            argv = process.cmdline() if process.name() in ("postgres", "postmaster") else []
+            owns = me in (0, process.uids().real)
+            if (
+                owns
+                and argv[1:2] == ["-D"]
+                and argv[2].endswith("/data/embedded")
+                and "cluster_name=" in " ".join(argv)
+            ):
+                found[process.pid] = Path(argv[2])
+    return found
+
+
 def closed(directory: Path) -> tuple[str, str]:
     """Return why a cluster that is another user's is not used, and how to take it over.
 

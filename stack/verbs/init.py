@@ -7,17 +7,18 @@ import re
 import secrets
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
 from stack.engines.docker.machine import projects, running_from
 from stack.engines.embedded.engine import Embedded
-from stack.ground import disk, dotenv, files, settings
+from stack.ground import disk, dotenv, files, register, settings
 from stack.ground.catalog import PORTS
 from stack.ground.dotenv import assign
 from stack.ground.errors import Refused, StackError
 from stack.ground.ports import is_free
+from stack.ground.talk import say
 
 
 def init(root: Path, *, isolated: bool, password: bool = False) -> str:
@@ -42,6 +43,26 @@ def init(root: Path, *, isolated: bool, password: bool = False) -> str:
         )
     if isolated:
         refuse_if_running(root)
+        with _alone(file):
+            return _write(root, file, isolated=True, password=password)
+    return _write(root, file, isolated=False, password=password)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Let no other checkout choose a name and ports until this one's are written down."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(register.chosen_alone())
+        except OSError as error:
+            say(
+                f"{register.place()} cannot be used ({error.strerror}), so other checkouts of yours that are down are"
+                f" not known: what is chosen for {file} may be theirs too."
+            )
+        yield
+
+
+def _write(root: Path, file: Path, *, isolated: bool, password: bool) -> str:
     source = file if file.exists() else root / ".env.example"
     changes = _random_password(file) if password else {}
     if isolated:
@@ -54,6 +75,9 @@ def init(root: Path, *, isolated: bool, password: bool = False) -> str:
         if password and file.exists():  # it comes to hold a secret, and keeps its mode when it is replaced
             file.chmod(file.stat().st_mode & 0o700)
         files.write_text(file, text)  # for the owner alone when it is new
+    if isolated:
+        with suppress(OSError):
+            register.write(root)
     return f"Wrote {file}.{''.join(_chosen(root, name, value) for name, value in changes.items())}"
 
 
@@ -110,9 +134,19 @@ def isolation(root: Path, address: str) -> dict[str, str]:
     """Return a project name made from the folder's, and free ports on `address`."""
     slug = re.sub(r"[^a-z0-9]+", "-", root.name.lower()).strip("-") or "stack"
     mark = zlib.crc32(os.fsencode(root))
-    if slug == settings.DEFAULTS["COMPOSE_PROJECT_NAME"] or projects().get(slug, root) != root:
+    others = [found for path in register.checkouts() if path != root and (found := _settings_of(path))]
+    names, given = {each.project for each in others}, {port for each in others for port in each.ports.values()}
+    if slug in (settings.DEFAULTS["COMPOSE_PROJECT_NAME"], *names) or projects().get(slug, root) != root:
         slug = f"{slug}-{mark:08x}"
-    return {"COMPOSE_PROJECT_NAME": slug, **free_ports(mark % 300, lambda port: is_free(address, port))}
+    ports = free_ports(mark % 300, lambda port: port not in given and is_free(address, port))
+    return {"COMPOSE_PROJECT_NAME": slug, **ports}
+
+
+def _settings_of(root: Path) -> settings.Settings | None:
+    """Return another checkout's settings, as its `.env` has them; None when it is gone, or they cannot be read."""
+    with suppress(Refused, StackError, OSError, ValueError):
+        return settings.load(root, {}) if (root / "docker-compose.yml").exists() else None
+    return None
 
 
 def free_ports(start: int, free: Callable[[int], bool]) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_every_command_of_the_house_is_there() -> None:
     names = {
         "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
         "init", "admin-key", "dashboard", "dump", "load", "snapshot", "restore", "snapshots", "drop-snapshot",
-        "doctor", "undo", "diff", "guard", "fork", "forks", "drop-fork",
+        "doctor", "undo", "diff", "guard", "fork", "forks", "drop-fork", "stacks",
     }  # fmt: skip
     assert set(COLLECTION.task_names) == names
 
@@ -217,7 +217,7 @@ def test_options_of_invokes_own_that_mean_nothing_here_do_no_harm(flag: str) -> 
 
 # -- --dry ------------------------------------------------------------------------------------------------------
 
-READING = {"status", "logs", "env", "snapshots", "diff", "forks", "doctor", "admin-key"}
+READING = {"status", "logs", "env", "snapshots", "diff", "forks", "stacks", "doctor", "admin-key"}
 SHOWING = {"reset", "reset-data"}
 
 

@@ -260,3 +260,58 @@ def test_it_waits_for_another_command_and_two_at_once_write_one_whole_file(tmp_p
         assert each.stderr
         each.stderr.close()
     assert settings.load(copy, {}).project == "checkout"
+
+
+# -- many at once -----------------------------------------------------------------------------------------------
+
+CHOOSE = "import pathlib, sys; from stack.verbs import init; init.init(pathlib.Path(sys.argv[1]), isolated=True)"
+
+
+def folders(tmp_path: Path, number: int) -> list[Path]:
+    """Make checkouts of one name, which are down."""
+    made = [tmp_path / str(n) / "app" for n in range(number)]
+    for folder in made:
+        folder.mkdir(parents=True)
+        for name in (".env.example", "docker-compose.yml"):
+            shutil.copy(settings.ROOT / name, folder)
+    return made
+
+
+def test_twenty_at_once_have_twenty_names_and_no_port_in_common(tmp_path: Path) -> None:
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    made = folders(tmp_path, 20)
+    argv = [sys.executable, "-c", CHOOSE]
+    children = [subprocess.Popen([*argv, str(each)], cwd=settings.ROOT, env=env) for each in made]
+    assert [child.wait(120) for child in children] == [0] * 20
+    chosen = [settings.load(each, {}) for each in made]
+    assert len({each.project for each in chosen}) == 20
+    assert len({port for each in chosen for port in each.ports.values()}) == 20 * len(ports_of(chosen[0]))
+
+
+def ports_of(found: settings.Settings) -> set[int]:
+    return set(found.ports.values())
+
+
+def test_what_is_given_to_a_checkout_that_is_down_is_kept_and_free_again_when_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(init.zlib, "crc32", lambda _: 7)  # both would begin at the same ports
+    one, two = folders(tmp_path, 2)
+    init.init(one, isolated=True)
+    init.init(two, isolated=True)
+    first, second = settings.load(one, {}), settings.load(two, {})
+    assert first.project != second.project
+    assert not ports_of(first) & ports_of(second)
+    shutil.rmtree(one)
+    init.init(two, isolated=True)
+    assert ports_of(settings.load(two, {})) == ports_of(first)
+
+
+def test_without_a_place_for_the_register_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (one,) = folders(tmp_path, 1)
+    said = subprocess.run([sys.executable, "-c", CHOOSE, str(one)], check=True, capture_output=True, cwd=settings.ROOT)
+    assert b"are not known: what is chosen" in said.stderr
+    assert settings.load(one, {}).project == "app"

@@ -1,0 +1,76 @@
+"""Every stack of the machine, and the end of those whose checkout is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.checkout import containers, docker, images, project, run, succeed, value
+from tests.integration.conftest import copy_for
+
+
+def stacks(copy: Path) -> dict[str, dict[str, Any]]:
+    return {each["folder"]: each for each in json.loads(succeed(copy, "stacks", "--json"))}
+
+
+def delete(folder: Path) -> None:
+    """Delete a checkout under its running stack, as `rm -rf` does."""
+    if value(folder, "STACK_ENGINE") == "docker":  # the files of a container's user
+        docker("run", "--rm", "--network", "none", "--user", "0", "--volume", f"{folder / 'data'}:/copy",
+               "--entrypoint", "find", images()["POSTGRES_IMAGE"], "/copy", "-mindepth", "1", "-delete")  # fmt: skip
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("engine", ["docker", "embedded"])
+def test_one_whose_folder_is_gone_is_ended_and_no_other(engine: str, template: Path, tmp_path: Path) -> None:
+    with copy_for(engine, template, tmp_path / "gone") as gone, copy_for(engine, template, tmp_path / "stays") as stays:
+        for each in (gone, stays):
+            succeed(each, "up")
+        shown = stacks(stays)
+        for each in (gone, stays):
+            told = shown[str(each)]
+            assert (told["state"], told["orphan"], told["engine"]) == ("up", False, engine)
+            assert told["project"] == project(each)
+            assert told["ports"]["POSTGRES_PORT"] == int(value(each, "POSTGRES_PORT"))
+            assert told["used"]
+            assert told["bytes"] > 1_000_000
+        table = succeed(stays, "stacks")
+        assert "FOLDER" in table.splitlines()[0]
+        name = project(gone)
+
+        delete(gone)
+        assert stacks(stays)[str(gone)]["orphan"]
+        asked = run(stays, "stacks", "--prune")
+        assert asked.returncode == 2
+        assert f"{gone} is gone" in asked.stderr
+        assert stacks(stays)[str(gone)]["orphan"]
+        assert f"Ended what was left of {gone}." in run(stays, "stacks", "--prune", "--yes").stderr
+        assert str(gone) not in stacks(stays)
+        assert stacks(stays)[str(stays)]["state"] == "up"
+        succeed(stays, "wait-healthy")
+        succeed(stays, "down")
+        assert stacks(stays)[str(stays)]["state"] == "down"
+        if engine == "docker":
+            assert docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={name}") == ""
+            assert docker("network", "ls", "-q", "--filter", f"label=com.docker.compose.project={name}") == ""
+            assert containers(stays) == {}
+
+
+def test_an_applications_own_containers_are_none_of_its_business(copy: Path, tmp_path: Path) -> None:
+    """A name, and a folder that is gone, are not enough."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    image, name = images()["POSTGRES_IMAGE"], f"{project(copy)}-app"
+    compose = f"services: {{postgres: {{image: '{image}', entrypoint: [sleep, '600'], init: true}}}}"
+    (folder / "docker-compose.yml").write_text(compose)
+    docker("compose", "-p", name, "-f", str(folder / "docker-compose.yml"), "up", "--detach")
+    try:
+        shutil.rmtree(folder)
+        run(copy, "stacks", "--prune", "--yes")
+        assert docker("ps", "-q", "--filter", f"label=com.docker.compose.project={name}")
+    finally:
+        docker("compose", "-p", name, "down", "--timeout", "1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,19 @@ def test_a_fork_of_a_snapshot_disturbs_nobody_and_goes_when_its_time_is_over(eit
     succeed(either, "snapshot", "one")
     sql(either, "CREATE TABLE since ()")
     with login(either) as session:
-        url = succeed(either, "fork", "brief", "--from", "one", "--ttl", "1s").strip()
+        url = succeed(either, "fork", "brief", "--from", "one", "--ttl", "1h30m").strip()
         with psycopg.connect(url, autocommit=True) as connection:
             assert connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall() == [
                 ("before",)
             ]
-            connection.execute("SELECT pg_sleep(1.5)")
+            its = forks(either)["brief"]
+            wanted = datetime.fromisoformat(its["until"]) - datetime.fromisoformat(its["made"])
+            assert wanted.total_seconds() == 5400
+            told = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'brief'"
+            facts = {**json.loads(sql(either, told)[0]), "until": 1}
+            connection.execute(f"COMMENT ON DATABASE brief IS '{json.dumps(facts)}'".encode())
+            succeed(either, "fork", "another", "--from", "one")  # whoever is over goes now
+            succeed(either, "drop-fork", "another", "--yes")
             assert "brief" in forks(either)  # somebody is in it
         assert session.execute("SELECT 1").fetchone() == (1,)
         eventually(lambda: "brief" not in forks(either))

@@ -36,8 +36,10 @@ def lint(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(GROUPS, "lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    # A layer that only changes services would be told that it lacks all that the file beneath it has.
+    makes = [file for file in layers() if " image:" in Path(file).read_text()]
     session.run("compose-lint", "check", "--strict-config", "--fail-on=low", "--skip-suppressed", "--no-env", "-q",
-                *layers())  # fmt: skip
+                *makes)  # fmt: skip
     session.run("shellcheck", ".ci/run", ".ci/install-docker", "tests/standin/build", external=True)
     session.run("actionlint")
     session.run("zizmor", "--offline", "--quiet", ".github")

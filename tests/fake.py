@@ -9,6 +9,7 @@ from types import MappingProxyType
 from stack.engines.base import NO_OTHER, Engine, Service, Start
 from stack.ground import settings
 from stack.ground.run import Command
+from stack.ground.volume import Place
 from stack.server.address import Endpoint, Running
 from stack.server.identity import Identity
 from stack.server.pgdata import Contents
@@ -27,16 +28,25 @@ class FakeData:
     def directories(self) -> dict[str, Path]:
         return {"pg": self.root / "data" / "pg", "convex": self.root / "data" / "convex"}
 
+    def stores(self) -> dict[str, Place]:
+        return {**self.directories()}
+
+    def there(self, place: Place) -> bool:
+        return isinstance(place, Path) and place.exists()
+
+    def room(self, place: Place) -> int | None:
+        return None
+
     def volumes(self) -> dict[str, str]:
         return {}
 
     def place(self) -> Path:
         return self.root / "data" / "pg"
 
-    def holders(self, path: Path) -> list[Holder]:
+    def holders(self, path: Place) -> list[Holder]:
         return self.held_by
 
-    def size(self, path: Path) -> int | None:
+    def size(self, path: Place) -> int | None:
         return None
 
     def read(self, *names: str) -> dict[str, str]:
@@ -57,9 +67,9 @@ class FakeData:
     def unusable(self) -> tuple[str, str] | None:
         return None
 
-    def check_deletable(self, path: Path) -> None: ...
+    def check_deletable(self, path: Place) -> None: ...
 
-    def delete(self, path: Path) -> None: ...
+    def delete(self, path: Place) -> None: ...
 
 
 class FakeInside:

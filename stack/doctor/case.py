@@ -10,6 +10,7 @@ from stack.engines import choose
 from stack.engines.base import Data, Engine, Service, need
 from stack.ground import settings
 from stack.ground.errors import StackError
+from stack.ground.volume import Place
 from stack.server import pgdata
 from stack.server.address import Endpoint
 from stack.server.session import LoginFailed, connect
@@ -61,7 +62,7 @@ class Case:
         return self.engine.data is not None
 
     @property
-    def home(self) -> Path:
+    def home(self) -> Place:
         """Where the cluster is, or would be."""
         return self.data.place()
 

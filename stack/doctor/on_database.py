@@ -7,7 +7,6 @@ import time
 from stack.doctor.case import Case
 from stack.doctor.on_services import names
 from stack.engines.checks import Findings, check, failed, ok, skipped, warning
-from stack.ground import disk
 from stack.ground.errors import Refused
 from stack.ground.talk import counted, human
 from stack.server import pgdata
@@ -148,8 +147,10 @@ def snapshot_room(case: Case) -> Findings:
     Drop old snapshots, or make room.
     """
     ((size,),) = case.rows("SELECT pg_database_size(current_database())")
-    left = disk.free(case.home)
-    if size + spares.MARGIN > left:
+    left = case.data.room(case.home)
+    if left is None:
+        yield skipped(f"nothing here can look into {case.home}")
+    elif size + spares.MARGIN > left:
         message = f"A snapshot would take {human(size)}, and {human(left)} are free."
         yield warning(message, "Type `invoke drop-snapshot NAME` (`invoke snapshots` lists them), or make room.")
     else:

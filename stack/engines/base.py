@@ -13,6 +13,7 @@ from stack.engines.checks import Check
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import Command
 from stack.ground.settings import Settings
+from stack.ground.volume import Place
 from stack.server.address import Endpoint, Running
 from stack.server.identity import Identity
 from stack.server.pgdata import Contents
@@ -39,7 +40,7 @@ class Service:
     """What the last health check of this run said."""
     image: str = ""
     url: str = ""
-    data: Path | None = None
+    data: Place | None = None
     one_shot: bool = False
     """It is never restarted, so a clean exit is its success."""
 
@@ -101,17 +102,26 @@ class Data(Protocol):
     def directories(self) -> dict[str, Path]:
         """Return them by the name of the leaf in data/."""
 
+    def stores(self) -> dict[str, Place]:
+        """Return everything that a wipe may delete, by the name of the leaf: those, and volumes of this checkout's."""
+
     def volumes(self) -> dict[str, str]:
         """Return the services that keep their state where nothing here can delete it, as words, by leaf."""
 
-    def place(self) -> Path:
+    def place(self) -> Place:
         """Return where the cluster is, or would be."""
 
-    def holders(self, path: Path) -> list[Holder]:
-        """Return who else is at work on a directory right now."""
+    def there(self, place: Place) -> bool:
+        """Return whether a directory or a volume exists."""
 
-    def size(self, path: Path) -> int | None:
-        """Return the bytes in a directory that the user may not read; None when nobody can tell."""
+    def room(self, place: Place) -> int | None:
+        """Return the bytes that are free on the disk of a directory or a volume; None when nobody can tell."""
+
+    def holders(self, path: Place) -> list[Holder]:
+        """Return who else is at work on a directory or a volume right now."""
+
+    def size(self, path: Place) -> int | None:
+        """Return the bytes in a directory that the user may not read, or a volume; None when nobody can tell."""
 
     def read(self, *names: str) -> dict[str, str]:
         """Return those of the named files in the cluster that exist, and under "" a listing; nothing without data."""
@@ -134,11 +144,11 @@ class Data(Protocol):
     def unusable(self) -> tuple[str, str] | None:
         """Return why no directory can be used, by what they are called, and the cure; None when they can."""
 
-    def check_deletable(self, path: Path) -> None:
-        """Raise Refused when a directory's files are on another machine, under the same name."""
+    def check_deletable(self, path: Place) -> None:
+        """Raise Refused when a directory's files are on another machine, or a volume is not this checkout's."""
 
-    def delete(self, path: Path) -> None:
-        """Delete what the user may not delete in a directory. Raises StackError."""
+    def delete(self, path: Place) -> None:
+        """Delete what the user may not delete in a directory, or a volume. Raises StackError."""
 
 
 class Inside(Protocol):

@@ -13,6 +13,7 @@ from stack.ground.catalog import STATEFUL
 from stack.ground.errors import StackError
 from stack.ground.lock import exclusive
 from stack.ground.talk import say
+from stack.ground.volume import LAYER
 
 
 def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
@@ -63,6 +64,8 @@ def with_data(root: Path) -> list[str]:
 
 def _automatic(found: settings.Settings, root: Path) -> Engine:
     containers, embedded = (name in with_data(root) for name in ("docker", "embedded"))
+    # What is in a volume cannot be seen without Docker: the layer says that the data is there.
+    containers = containers or LAYER in found.layers
     if embedded != containers:
         return ENGINES["embedded" if embedded else "docker"](found, root)  # Docker says so itself when it is silent
     docker = Docker(found, root)

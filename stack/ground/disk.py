@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import human
+from stack.ground.volume import Place
 
 NEARLY_FULL = 100_000_000
 """Bytes that a start needs: an empty cluster takes 40 MB; PostgreSQL stops when a WAL segment (16 MB) has none."""
@@ -35,10 +36,15 @@ def free(path: Path) -> int:
 def refuse_if_full(path: Path, freed: int = 0) -> None:
     """Raise StackError when the disk has too little room for a server to start; `freed` bytes are deleted before."""
     if (left := free(path)) + freed < NEARLY_FULL:
-        raise StackError(
-            f"Only {human(left)} are free on the disk of {path}, and PostgreSQL stops when it cannot write.",
-            cure="Make room, then type `invoke up`.",
-        )
+        raise full(left, path)
+
+
+def full(left: int, place: Place) -> StackError:
+    """Return what to say of a disk on which no server can start."""
+    return StackError(
+        f"Only {human(left)} are free on the disk of {place}, and PostgreSQL stops when it cannot write.",
+        cure="Make room, then type `invoke up`.",
+    )
 
 
 def mount_points() -> list[Path]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
+
+from stack.ground.volume import Place
 
 LIBPQ = (
     "PGCHANNELBINDING", "PGDATABASE", "PGGSSENCMODE", "PGHOST", "PGHOSTADDR", "PGOPTIONS", "PGPASSFILE", "PGPASSWORD",
@@ -51,7 +52,7 @@ class Running(NamedTuple):
     """The database's server as it runs now: how its administrator logs in, where its files are, and what runs it."""
 
     endpoint: Endpoint
-    directory: Path
+    directory: Place
     id: str
     """The engine's name for it: a container's id, or a process's."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stack.ground import regular
 from stack.ground.talk import human
+from stack.ground.volume import Place, Volume
 
 FIRST_MADE_LATER = 16384
 """FirstNormalObjectId: what initdb makes has lower numbers, a database or a table that is made later a higher one."""
@@ -106,24 +107,28 @@ def counted(found: Iterable[tuple[str, int]]) -> Contents:
     return Contents(size, files, files_size, complete)
 
 
-def keep(directory: Path) -> str:
+def keep(directory: Place) -> str:
     """Return what to type to keep a cluster and make room for a new one.
 
-    A rename within `data/` is allowed to its owner, whoever owns the files, and needs no room.
+    A rename within `data/` is allowed to its owner, whoever owns the files, and needs no room. A volume keeps its name.
     """
+    if isinstance(directory, Volume):
+        layer = f"volumes: {{pg: {{name: {directory.name}-2}}}}"
+        return f"`invoke down`, name another volume in a layer of your own (`{layer}`), `invoke up`"
     names = (f"{directory.name}-kept", *(f"{directory.name}-kept-{n}" for n in range(2, 100)))
     kept = next(path for name in names if not (path := directory.with_name(name)).exists())
     return f"`invoke down`, `mv {shlex.quote(str(directory))} {shlex.quote(str(kept))}`, `invoke up`"
 
 
-def start_over(directory: Path, held: Contents | None) -> str:
+def start_over(directory: Place, held: Contents | None) -> str:
     """Return what a broken cluster still holds, and a way to a working one; to delete is advised for nobody's data."""
+    leaf = "pg" if isinstance(directory, Volume) else directory.name
     if held and not held.files:
         return (
             f"{directory} holds {held}. To keep it as a copy and begin anew, type {keep(directory)}. To delete it, type"
-            f" `invoke reset-data --service {directory.name}`, then `invoke up`."
+            f" `invoke reset-data --service {leaf}`, then `invoke up`."
         )
-    if not held and not directory.exists():  # a volume of the container engine's, say
+    if not held and isinstance(directory, Path) and not directory.exists():  # a volume without a name, say
         return f"Its data is not in {directory}, and what it holds cannot be seen from here: do not delete it."
     holds = f"{directory} holds {held}" if held else f"What {directory} holds cannot be seen from here"
     return (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from stack.engines.base import Engine
+from stack.engines.base import Engine, need
 from stack.ground import disk
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import start
@@ -143,8 +143,8 @@ def _not_ours(database: Stored) -> Left:
 
 def room_left(engine: Engine, cluster: Cluster) -> int:
     """Return the bytes that are free on the disk that holds the cluster."""
-    # With Docker in a virtual machine the directory has another path there.
-    return disk.free(cluster.directory if cluster.directory.exists() else engine.root / "data")
+    left = need(engine.data, engine).room(cluster.directory)
+    return disk.free(engine.root / "data") if left is None else left
 
 
 def take_over(cluster: Cluster) -> None:

@@ -28,7 +28,8 @@ def status(engine: Engine, *, as_json: bool) -> int:
         give(json.dumps({"engine": engine.name, "services": rows}, indent=2))
     else:
         _print_table(rows)
-        say(f"Engine: {engine.name}.")
+        places = ", ".join(str(service.data) for service in services if service.data)
+        say(f"Engine: {engine.name}.{' Data: ' * bool(places)}{places}{'.' * bool(places)}")
     for each in why:
         say(each)
     if all(row["health"] in ("healthy", "") and service.ready for row, service in zip(rows, services, strict=True)):
@@ -61,6 +62,7 @@ def _row(engine: Engine, service: Service, why: list[str]) -> dict[str, Any]:
         "health": health,
         "address": service.url,
         "version": version,
+        "data": str(service.data) if service.data else None,
         "data_bytes": size(engine, service.data) if service.data else None,
     }
 

@@ -1,10 +1,10 @@
-"""The only code that deletes files, and only data/pg, data/convex and data/embedded of this checkout."""
+"""The only code that deletes files: data/pg, data/convex, data/embedded and the volumes of this checkout alone."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from stack.ground.disk import mount_points
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import confirm, human, say
 from stack.ground.trash import ASIDE, unfinished
+from stack.ground.volume import Place, Volume
 from stack.verbs.dump import dump
 from stack.verbs.names import STEP, names_of
 
@@ -27,9 +28,10 @@ LEAVES = {
 
 @dataclass(frozen=True)
 class Loss:
-    """A directory that is about to be deleted."""
+    """A directory or a volume that is about to be deleted."""
 
-    path: Path
+    leaf: str
+    path: Place
     size: int | None
     """In bytes; None when nobody here can tell."""
 
@@ -44,7 +46,7 @@ class Loss:
             for each in self.snapshots
             if each.startswith(STEP)
         )
-        return f"{self.path}  ({size}): {LEAVES[self.path.name]}{with_it}"
+        return f"{self.path}  ({size}): {LEAVES[self.leaf]}{with_it}"
 
 
 def ask_and_wipe(
@@ -63,32 +65,36 @@ def ask_and_wipe(
     if dry_run or not lost:
         say("Nothing was deleted." if lost else "There is no data to delete.")
         return
-    databases = any(loss.path.name != "convex" for loss in lost)
+    databases = any(loss.leaf != "convex" for loss in lost)
     first = ("dump the database first", lambda: dump(engine, "")) if databases else None
     confirm("Stop the stack and delete this for ever?", yes=yes, first=first)
     prepare(sum(loss.size or 0 for loss in lost))
     engine.stop()
-    wipe(engine, [loss.path for loss in lost])
+    wipe(engine, {loss.leaf: loss.path for loss in lost})
     say("Deleted.")
 
 
 def losses(engine: Engine, service: str = "") -> list[Loss]:
     """Return what a wipe would delete. Raises Refused when a path is not safe to delete."""
-    directories = need(engine.data, engine).directories()
+    data = need(engine.data, engine)
+    stores = data.stores()
     refuse_volumes(engine, service)
-    if service and service not in directories:
-        raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(directories)}.")
-    chosen = {name: path for name, path in directories.items() if service in ("", name)}
+    if service and service not in stores:
+        raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(stores)}.")
+    chosen = {name: path for name, path in stores.items() if service in ("", name)}
     for name, path in chosen.items():
-        check(engine.root, name, path)
+        if isinstance(path, Path):
+            check(engine.root, name, path)
         refuse_if_held(engine, path)
-        need(engine.data, engine).check_deletable(path)
-    return [Loss(path, size(engine, path), _snapshots(path)) for path in chosen.values() if path.exists()]
+        data.check_deletable(path)
+    there = {name: path for name, path in chosen.items() if data.there(path)}
+    return [Loss(name, path, size(engine, path), _snapshots(engine, path)) for name, path in there.items()]
 
 
-def _snapshots(path: Path) -> tuple[str, ...]:
+def _snapshots(engine: Engine, path: Place) -> tuple[str, ...]:
+    file = names_of(engine.root / "data" / path.name)
     try:
-        return tuple(regular.text(path.parent, names_of(path).name).splitlines())
+        return tuple(regular.text(file.parent, file.name).splitlines())
     except OSError:
         return ()
 
@@ -121,18 +127,17 @@ def refuse_volumes(engine: Engine, service: str = "") -> None:
     kept = need(engine.data, engine).volumes()
     chosen = [words for name, words in kept.items() if service in ("", name)]
     if chosen:
-        others = " or ".join(
-            f"`invoke reset-data --service {name}`" for name in need(engine.data, engine).directories()
-        )
+        others = " or ".join(f"`invoke reset-data --service {name}`" for name in need(engine.data, engine).stores())
         raise Refused(
-            f"{' and '.join(chosen)}, which cannot be deleted from here yet. Nothing was touched.",
+            f"{' and '.join(chosen)}, which is not one of this checkout's own, so it is not deleted from here. Nothing"
+            " was touched.",
             cure=(f"Type {others} to delete the other data alone. " if others else "")
             + "To begin with an empty volume and keep this one, give it another name in the layer, then `invoke up`.",
         )
 
 
-def refuse_if_held(engine: Engine, path: Path) -> None:
-    """Raise Refused when something that `down` does not stop uses a directory."""
+def refuse_if_held(engine: Engine, path: Place) -> None:
+    """Raise Refused when something that `down` does not stop uses a directory or a volume."""
     for holder in need(engine.data, engine).holders(path):
         raise Refused(
             f"{path} is in use by {holder.who}, which is not part of this stack. Nothing was deleted. Stop it with"
@@ -140,15 +145,18 @@ def refuse_if_held(engine: Engine, path: Path) -> None:
         )
 
 
-def wipe(engine: Engine, paths: list[Path]) -> None:
-    """Delete the directories of a stack that is down.
+def wipe(engine: Engine, stores: Mapping[str, Place]) -> None:
+    """Delete the directories and volumes, by leaf, of a stack that is down.
 
-    Each is renamed aside first, which is atomic and allowed to the owner of `data/` whoever owns the files: an
-    interruption leaves the old directory or none. Raises Refused, with nothing touched, when one is in use.
+    Each directory is renamed aside first, which is atomic and allowed to the owner of `data/` whoever owns the files:
+    an interruption leaves the old directory or none. A volume is deleted by its server, whoever waits for that.
+    Raises Refused, with nothing touched, when one is in use.
     """
-    for path in paths:
-        check(engine.root, path.name, path)
+    for leaf, path in stores.items():
+        if isinstance(path, Path):
+            check(engine.root, leaf, path)
         refuse_if_held(engine, path)
+    paths = [path for path in stores.values() if isinstance(path, Path)]
     mine = [path.with_name(f"{ASIDE}{path.name}-{os.getpid()}") for path in paths]
     for path, aside in zip(paths, mine, strict=True):
         try:
@@ -159,6 +167,10 @@ def wipe(engine: Engine, paths: list[Path]) -> None:
             raise StackError(f"{path} cannot be moved aside: {error.strerror}. It was not deleted.") from None
         with suppress(OSError):  # what it repeats has gone
             names_of(path).unlink()
+    for volume in (place for place in stores.values() if isinstance(place, Volume)):
+        need(engine.data, engine).delete(volume)
+        with suppress(OSError):
+            names_of(engine.root / "data" / volume.name).unlink()
     stays = _sweep(engine)
     if any(aside.exists() for aside in mine):
         raise StackError("\n".join(stays))
@@ -175,8 +187,10 @@ def sweep(engine: Engine) -> None:
         raise StackError("\n".join(stays))
 
 
-def size(engine: Engine, path: Path) -> int | None:
-    """Return the bytes in a directory, asking the engine where the user may not look."""
+def size(engine: Engine, path: Place) -> int | None:
+    """Return the bytes in a directory or a volume, asking the engine where the user may not look."""
+    if isinstance(path, Volume):
+        return need(engine.data, engine).size(path)
     total = 0
     try:
         for directory, _, files in os.walk(path, onerror=_raise):

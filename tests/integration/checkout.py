@@ -149,6 +149,8 @@ def _remove_containers(copy: Path) -> None:
     for name in {project(copy), *listed.values()}:  # a test may have renamed it
         for network in docker("network", "ls", "-q", "--filter", f"{_LABEL}={name}").split():
             _ask("docker", "network", "rm", network)  # another copy of the same name may still be in it
+        for volume in docker("volume", "ls", "-q", "--filter", f"{_LABEL}={name}").split():
+            _ask("docker", "volume", "rm", volume)
 
 
 def unique() -> str:

@@ -205,6 +205,18 @@ def test_an_ordinary_user_goes_through_it_all(ordinary: Ordinary) -> None:
     assert leaves(copy) <= {".pg-snapshots"}
 
 
+def test_an_ordinary_user_goes_through_it_all_on_volumes(ordinary: Ordinary) -> None:
+    """On Linux a volume is a directory that only root may enter."""
+    checkout.configure(ordinary.copy, STACK_LAYERS="dev,volumes,alone")
+    for command in (("up",), ("snapshot", "s1"), ("restore",), ("status",), ("down",), ("doctor",), ("up",)):
+        ordinary.does(*command)
+    shown = ordinary.does("reset-data", "--dry-run").stderr
+    assert " MB" in shown
+    assert "snapshots s1" in shown
+    ordinary.does("reset-data", "--yes")
+    assert leaves(ordinary.copy) == set()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a folder away from its user")
 def test_data_that_may_not_be_touched_is_told(ordinary: Ordinary) -> None:
     (ordinary.copy / "data/.lock").touch(0o666)

@@ -69,7 +69,7 @@ class Health:
         if not missing:
             yield ok("everything that is started is here")
 
-    @check("platform")
+    @check("address")
     def project_name(self) -> Findings:
         """No other checkout uses this one's project name, and this one does not run under another name.
 
@@ -78,6 +78,7 @@ class Health:
         rows = self._containers.rows()
         self._containers.own(rows)
         self._containers.refuse_if_former(rows)
+        self._preflight.volumes.refuse_others()
         yield ok(f"{self._plan.settings.project} is this checkout's own")
 
     @check("address", "project name")

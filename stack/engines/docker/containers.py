@@ -198,7 +198,7 @@ class Containers:
         spec = self.plan.config["services"][name]
         facts: dict[str, Any] = {
             "image": spec.get("image", ""),
-            "data": next((path for leaf, path in self.plan.directories().items() if STATE[leaf][0] == name), None),
+            "data": next((place for leaf, place in self.plan.stores().items() if STATE[leaf][0] == name), None),
             "url": next((page(*address(port)) for port in spec.get("ports", [])), ""),
             "one_shot": spec.get("restart", "no") == "no",
         }

@@ -1,4 +1,4 @@
-"""The data directories, with a container's eyes and hands where the user has no rights."""
+"""The data directories and volumes, with a container's eyes and hands where the user has no rights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from stack.engines.docker import mountable
 from stack.engines.docker.containers import Containers
 from stack.engines.docker.holders import Holders
 from stack.engines.docker.plan import POSTGRES, STATE, Plan
+from stack.engines.docker.volumes import Volumes
+from stack.ground import disk
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
+from stack.ground.volume import Place, Volume
 from stack.server import pgdata, processes
 
 # A listing, then name and text of each file that is there, all between zero bytes.
@@ -22,7 +25,7 @@ _APPEND = r"""[ -z "$3" ] || [ ! -s "$0/$1" ] || mv "$0/$1" "$0/$1.damaged"; pri
 
 
 class Data:
-    """The directories in which the services of one checkout keep their state."""
+    """The directories and volumes in which the services of one checkout keep their state."""
 
     texts: Mapping[str, str] = MappingProxyType(
         {
@@ -32,22 +35,39 @@ class Data:
         }
     )
 
-    def __init__(self, plan: Plan, containers: Containers, others: Holders) -> None:
+    def __init__(self, plan: Plan, containers: Containers, others: Holders, made: Volumes) -> None:
         self.plan = plan
         self.containers = containers
         self.others = others
+        self.made = made
 
     def directories(self) -> dict[str, Path]:
         """Return where the services keep their state, as Compose resolved it, by name: pg, convex."""
         return self.plan.directories()
 
+    def stores(self) -> dict[str, Place]:
+        """Return those, and the volumes of this checkout's in the place of some."""
+        return {**self.plan.directories(), **self.plan.own_volumes()}
+
     def volumes(self) -> dict[str, str]:
-        """Return the services that keep their state in a volume of Docker's, as words, by the directory's name."""
+        """Return the services that keep their state in a volume of somebody else's making, as words, by name."""
         return self.plan.volumes()
 
-    def place(self) -> Path:
+    def place(self) -> Place:
         """Return where the cluster is, or would be."""
-        return self.plan.directories().get("pg", self.plan.root / "data" / "pg")
+        return self.plan.stores().get("pg", self.plan.root / "data" / "pg")
+
+    def there(self, place: Place) -> bool:
+        """Return whether a directory or a volume exists."""
+        return self.made.there(place) if isinstance(place, Volume) else place.exists()
+
+    def room(self, place: Place) -> int | None:
+        """Return the bytes that are free on the disk of a directory, or of Docker's machine for a volume."""
+        if isinstance(place, Volume):
+            told = self._inside(place, "df", "-Pk", "{}") if self.there(place) else None
+            return int(told.stdout.split()[-3]) * 1024 if told and not told.returncode else None
+        # With Docker in a virtual machine the directory has another path there.
+        return disk.free(place if place.exists() else self.plan.root / "data")
 
     def admits(self, rule: Sequence[str]) -> bool:
         """Return whether a line lets in more than the container itself, as those of initdb do."""
@@ -60,13 +80,14 @@ class Data:
         """Return why Docker cannot mount what lies in this checkout, and the cure; None when it can."""
         return mountable.unbindable(self.plan.root)
 
-    def holders(self, path: Path) -> list[processes.Holder]:
-        """Return who is at work on `path` or something in it, this stack left out.
+    def holders(self, path: Place) -> list[processes.Holder]:
+        """Return who is at work on `path` or something in it, or keeps a volume from being deleted; not this stack.
 
         Raises Refused when Docker is asked on another machine, and so cannot know who uses what is here.
         """
         self.containers.check_machine()
-        return self.others.on([path], self.containers.rows())[path]
+        found = self.others.on([path], self.containers.rows())[path]
+        return found or (self.made.users(path) if isinstance(path, Volume) else [])
 
     def read(self, *names: str) -> dict[str, str]:
         """Return files of the cluster as `pgdata.read` does, with a container's eyes where the user may not look.
@@ -74,10 +95,15 @@ class Data:
         Raises StackError when nobody here may.
         """
         path = self.place()
+        if not self.there(path):
+            return {}
+        result = None
         try:
-            return pgdata.read(path, *names)
+            if isinstance(path, Path):
+                return pgdata.read(path, *names)
         except PermissionError:
-            result = self._inside(path, "sh", "-c", _READ, "{}", *names)
+            pass
+        result = self._inside(path, "sh", "-c", _READ, "{}", *names)
         if not result or result.returncode:
             raise StackError(f"Nobody here can look into {path}.", cure="Type `invoke up --pull` for an image to look.")
         listing, *parts = result.stdout.split("\0")
@@ -88,12 +114,16 @@ class Data:
 
         None when nobody here may, or the data is not in a directory of this machine.
         """
-        if not (path := self.plan.directories().get("pg")):
+        if not (path := self.plan.stores().get("pg")):
             return None
+        if not self.there(path):
+            return pgdata.Contents()
         try:
-            return pgdata.contents(path)
+            if isinstance(path, Path):
+                return pgdata.contents(path)
         except PermissionError:
-            listed = self._in_throwaway(path, "du", "-ak", "/data", mode="ro")
+            pass
+        listed = self._in_throwaway(path, "du", "-ak", "/data", mode="ro")
         if not listed or not listed.stdout:
             return None
         rows = [line.split("\t", 1) for line in listed.stdout.splitlines() if "\t/data/" in line]
@@ -118,12 +148,15 @@ class Data:
             if row["service"] == POSTGRES and row["state"] in anew:
                 look(["docker", *anew[row["state"]], row["id"]])
 
-    def size(self, path: Path) -> int | None:
-        """Return the bytes below a directory that the user may not read; None when no image is here to ask."""
-        return _kilobytes(self._inside(path, "du", "-sk", "{}"))
+    def size(self, path: Place) -> int | None:
+        """Return the bytes in a directory that the user may not read, or a volume; None when no image is here."""
+        return _kilobytes(self._inside(path, "du", "-sk", "{}")) if self.there(path) else None
 
-    def delete(self, path: Path) -> None:
-        """Delete what is in a directory as root of a throw-away container; raises StackError when it cannot."""
+    def delete(self, path: Place) -> None:
+        """Delete a volume, or what is in a directory as root of a throw-away container; raises StackError."""
+        if isinstance(path, Volume):
+            self.made.delete(path)
+            return
         result = self._in_throwaway(path, "find", "/data", "-mindepth", "1", "-delete")
         if not result or result.returncode:
             why = result.stderr.strip() if result else "none of this stack's images is on this machine"
@@ -147,8 +180,11 @@ class Data:
                     " the machine where Docker runs; then `invoke up`.",
                 )
 
-    def check_deletable(self, path: Path) -> None:
-        """Raise Refused when a directory is empty here and Docker's machine has something under its name."""
+    def check_deletable(self, path: Place) -> None:
+        """Raise Refused when a directory is empty here and not on Docker's machine, or a volume is not ours."""
+        if isinstance(path, Volume):
+            self.made.check_deletable(path)
+            return
         try:
             if any(path.iterdir()):
                 return
@@ -191,27 +227,34 @@ class Data:
         told = look(["docker", "info", "--format", "{{.Name}} ({{.OperatingSystem}})"])
         return f"{told.stdout.strip() or 'a machine of its own'}"
 
-    def _inside(self, path: Path, *argv: str) -> subprocess.CompletedProcess[str] | None:
+    def _inside(self, path: Place, *argv: str) -> subprocess.CompletedProcess[str] | None:
         """Look at a directory, {} in `argv`, from its running container or a throw-away one; None without an image."""
         running = {row["service"]: row["id"] for row in self.containers.own() if row["state"] == "running"}
         for name, (service, target) in STATE.items():
-            if service in running and self.plan.directories().get(name) == path:
+            if service in running and self.plan.stores().get(name) == path:
                 asked = look(["docker", "exec", running[service], *(target if word == "{}" else word for word in argv)])
                 if not asked.returncode:  # else it has just ended, as one does that keeps ending
                     return asked
         return self._in_throwaway(path, *("/data" if word == "{}" else word for word in argv), mode="ro")
 
-    def _in_throwaway(self, path: Path, *argv: str, mode: str = "rw") -> subprocess.CompletedProcess[str] | None:
+    def _in_throwaway(self, path: Place, *argv: str, mode: str = "rw") -> subprocess.CompletedProcess[str] | None:
         for spec in self.plan.config["services"].values():
             if look(["docker", "image", "inspect", spec.get("image", "")]).returncode == 0:
-                source = str(path).replace('"', '""')  # --mount is read as one line of CSV
-                mount = f'type=bind,"source={source}",target=/data' + (",readonly" if mode == "ro" else "")
+                mount = _mount(path) + (",readonly" if mode == "ro" else "")
                 return look(
                     ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", "0", "--mount", mount,
                      "--entrypoint", argv[0], spec["image"], *argv[1:]],
                     timeout=3600,
                 )  # fmt: skip
         return None
+
+
+def _mount(place: Place) -> str:
+    """Return what --mount is told, which is read as one line of CSV."""
+    if isinstance(place, Volume):
+        return f"type=volume,source={place.name},target=/data,volume-nocopy"
+    source = str(place).replace('"', '""')
+    return f'type=bind,"source={source}",target=/data'
 
 
 def _kilobytes(du: subprocess.CompletedProcess[str] | None) -> int | None:

@@ -20,6 +20,7 @@ from stack.engines.docker.inside import Inside
 from stack.engines.docker.plan import POSTGRES, Plan
 from stack.engines.docker.preflight import Preflight
 from stack.engines.docker.starting import Starting
+from stack.engines.docker.volumes import Volumes
 from stack.engines.docker.words import explain
 from stack.ground.errors import StackError
 from stack.ground.run import Command, do, look
@@ -51,8 +52,9 @@ class Docker(Engine):
         self.inside = Inside(self.plan, self.containers)
         self.convex = Convex(self.containers)
         others = Holders(self.plan, self.containers)
-        self.data = Data(self.plan, self.containers, others)
-        self.preflight = Preflight(self.plan, self.containers, others, self.images)
+        self.volumes = Volumes(self.plan, self.containers)
+        self.data = Data(self.plan, self.containers, others, self.volumes)
+        self.preflight = Preflight(self.plan, self.containers, others, self.images, self.volumes)
         # A directory: only one room deletes files, and an empty one is taken away by rmdir.
         self._stopping = root / "data" / f".stopping-{settings.project}"
 
@@ -140,6 +142,8 @@ class Docker(Engine):
                     f"The directory {path} cannot be made: {error.strerror}. Nothing was started. Look at it, then type"
                     " `invoke up` again."
                 ) from None
+        if self.plan.guarded_volumes():
+            self.volumes.make()
         starting = Starting(self.plan.compose("up", "--detach", "--pull", "never"))
         _ = self.plan.config  # worked out beside it
         return starting

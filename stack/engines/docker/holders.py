@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stack.engines.docker.containers import ENDED, RUNS, Containers
@@ -13,6 +13,7 @@ from stack.engines.docker.plan import POSTGRES, STATE, STATEFUL, Plan
 from stack.ground import disk
 from stack.ground.disk import within
 from stack.ground.run import look
+from stack.ground.volume import Place, Volume
 from stack.server import processes
 
 # What podman's shim prints may exist here as well, where PostgreSQL is installed.
@@ -27,13 +28,14 @@ class Holders:
         self.containers = containers
 
     def on(
-        self, paths: list[Path], rows: list[dict[str, str]], *, starting: bool = False
-    ) -> dict[Path, list[processes.Holder]]:
-        """Return for each directory who else is at work on it: containers, and PostgreSQL processes without one.
+        self, paths: Sequence[Place], rows: list[dict[str, str]], *, starting: bool = False
+    ) -> dict[Place, list[processes.Holder]]:
+        """Return for each place who else is at work on it: containers, and PostgreSQL processes without one.
 
         A container of this project counts when it stays beside the one that is about to be started.
         """
-        found: dict[Path, list[processes.Holder]] = {path: [] for path in paths}
+        found: dict[Place, list[processes.Holder]] = {path: [] for path in paths}
+        directories = [path for path in paths if isinstance(path, Path)]
         unknown = []
         for row in rows:
             if row["state"] not in RUNS or (self.containers.is_own(row) and not starting):
@@ -42,18 +44,22 @@ class Holders:
                 continue
             if None in [self._judge(row, path, found) for path in paths]:
                 unknown.append(row)
-        for row, path in self._look_closer(unknown, paths):
+        for row, path in self._look_closer(unknown, directories):
             self._add(row, path, found)
         if not any(
             self.containers.is_own(row) and row["service"] == POSTGRES and row["state"] not in ENDED for row in rows
         ):
-            for path in paths:
+            for path in directories:
                 if not found[path] and path.name != "convex" and (process := processes.at_work_on(path)):
                     found[path].append(process)
         return found
 
-    def _judge(self, row: dict[str, str], path: Path, found: dict[Path, list[processes.Holder]]) -> bool | None:
+    def _judge(self, row: dict[str, str], path: Place, found: dict[Place, list[processes.Holder]]) -> bool | None:
         """Return whether a container has a directory, by its line in `docker ps`; None when that does not tell."""
+        if isinstance(path, Volume):
+            if has := has_volume(row, path):
+                self._add(row, path, found)
+            return has
         labelled = any(
             row["service"] == service and row["directory"] and disk.same(Path(row["directory"], "data", name), path)
             for name, (service, _) in STATE.items()
@@ -63,7 +69,7 @@ class Holders:
             self._add(row, path, found)
         return None if None in said and True not in said else True in said
 
-    def _add(self, row: dict[str, str], path: Path, found: dict[Path, list[processes.Holder]]) -> None:
+    def _add(self, row: dict[str, str], path: Place, found: dict[Place, list[processes.Holder]]) -> None:
         own = row["project"] == self.plan.settings.project
         if own and row["oneoff"] != "True" and row["service"] in self.plan.config["services"]:
             return  # a layer gives it the directory on purpose
@@ -100,6 +106,11 @@ class Holders:
             return False
         asked = look(["docker", "exec", container, "stat", "-c", "%d:%i", *places]) if places else None
         return bool(asked) and f"{mine.st_dev}:{mine.st_ino}" in asked.stdout.split()  # type: ignore[union-attr]
+
+
+def has_volume(row: dict[str, str], volume: Volume) -> bool:
+    """Return whether a container has a volume, by its line in `docker ps`."""
+    return volume.name in row["mounts"].split(",")
 
 
 def mounts(listed: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from stack.engines.docker.containers import Containers
 from stack.engines.docker.plan import POSTGRES, STATE, Plan, address
 from stack.ground.errors import StackError
 from stack.ground.run import Command, look, look_raw
+from stack.ground.volume import Volume
 from stack.server import identity
 from stack.server.address import Endpoint, Running
 
@@ -36,7 +37,11 @@ class Inside:
         told = self.containers.ask("inspect", "--format", form, server).split("\t")
         variables, mounts, published_ports = map(json.loads, told)
         environment: dict[str, str] = self.plan.refuse_if_changed(variables)
-        bindings = [Path(each["Source"]) for each in mounts if each["Destination"] == STATE["pg"][1]]
+        bindings = [
+            Volume(each["Name"]) if each["Type"] == "volume" else Path(each["Source"])
+            for each in mounts
+            if each["Destination"] == STATE["pg"][1]
+        ]
         bound = published_ports.get("5432/tcp") or []
         published = [{"host_ip": each["HostIp"], "published": each["HostPort"]} for each in bound]
         if not published or not bindings:
@@ -63,8 +68,9 @@ class Inside:
                 f"The container of postgres does not tell which cluster it has: {told.stderr.strip()}",
                 cure="Type `invoke doctor`.",
             )
-        with contextlib.suppress(StackError):
-            return identity.seen(self.plan.places().get("pg", self.plan.root / "data" / "pg"))
+        if place := self.plan.places().get("pg"):
+            with contextlib.suppress(StackError):
+                return identity.seen(place)
         packed = look_raw(["docker", "cp", f"{server}:{STATE['pg'][1]}/{identity.LOCK}", "-"])
         return identity.told(packed[_TAR_HEADER:].partition(b"\0")[0].decode(errors="replace"))
 

@@ -54,7 +54,8 @@ class Container(NamedTuple):
 def stacks() -> list[Container]:
     """Return the containers of every checkout of this repository; none without Docker.
 
-    A group of containers is a stack when one of them has a directory of its checkout's data: a name tells nothing.
+    A group of containers is a stack when one of them has its checkout's data, in a directory or a volume of the
+    project's: a name tells nothing.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for each in _all():
@@ -62,7 +63,7 @@ def stacks() -> list[Container]:
         key = labels.get(f"{LABEL}.project", ""), labels.get(f"{LABEL}.project.working_dir", "")
         if all(key) and labels.get(f"{LABEL}.service") in {entry.name for entry in SERVICES}:
             groups.setdefault(key, []).append(each)
-    return [_container(each, *key) for key, group in groups.items() if _has_data(group, key[1]) for each in group]
+    return [_container(each, *key) for key, group in groups.items() if _has_data(group, *key) for each in group]
 
 
 def _all() -> list[dict[str, Any]]:
@@ -76,9 +77,13 @@ def _all() -> list[dict[str, Any]]:
         return []
 
 
-def _has_data(group: list[dict[str, Any]], folder: str) -> bool:
-    places = {(f"{folder}/data/{leaf}", entry.home) for leaf, entry in STATEFUL.items()}
-    return any((mount.get("Source"), mount.get("Destination")) in places for each in group for mount in each["Mounts"])
+def _has_data(group: list[dict[str, Any]], project: str, folder: str) -> bool:
+    places = {(place, entry.home) for leaf, entry in STATEFUL.items()
+              for place in (f"{folder}/data/{leaf}", f"{project}_{leaf}")}  # fmt: skip
+    mounts = [
+        (mount.get("Name") or mount.get("Source"), mount["Destination"]) for each in group for mount in each["Mounts"]
+    ]
+    return bool(places & {*mounts})
 
 
 def _container(each: dict[str, Any], project: str, folder: str) -> Container:

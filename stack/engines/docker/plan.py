@@ -14,6 +14,7 @@ from stack.ground import catalog, ports
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
 from stack.ground.settings import Settings, layer_files
+from stack.ground.volume import Place, Volume
 from stack.server.address import Endpoint
 
 POSTGRES, BACKEND = catalog.POSTGRES.name, catalog.BACKEND.name
@@ -91,18 +92,41 @@ class Plan:
         return {name: Path(mount["source"]) for name, mount in found.items() if mount and mount["type"] == "bind"}
 
     def volumes(self) -> dict[str, str]:
-        """Return the services that keep their state in a volume of Docker's, as words, by the directory's name."""
+        """Return the services that keep their state in a volume that is not this checkout's, as words, by name."""
         words = {}
         for name, (service, _) in STATE.items():
             mount = self.keeps(name)
             if service in self.config["services"] and (not mount or mount["type"] == "volume"):
-                known = self.config.get("volumes") or {}
-                source = (mount or {}).get("source", "")
-                volume = known.get(source, {}).get("name", source)
+                volume = self._volume(mount or {})
                 words[name] = (
                     f"{service} keeps its data in {f'the volume {volume}' if volume else 'a volume without a name'}"
                 )
-        return words
+        return {name: each for name, each in words.items() if name not in self.own_volumes()}
+
+    def own_volumes(self) -> dict[str, Volume]:
+        """Return the volumes that are named after a service's leaf and this project, and have nothing special."""
+        found = {}
+        for name in STATE:
+            mount = self.keeps(name) or {}
+            volume = self._volume(mount)
+            plain = not set((self.config.get("volumes") or {}).get(name) or {}) - {"name"}
+            if plain and mount.get("source") == name and volume.startswith(f"{self.settings.project}_{name}"):
+                found[name] = Volume(volume)
+        return found
+
+    def stores(self) -> dict[str, Place]:
+        """Return where the services keep their state: directories, and volumes that have a name, by name."""
+        found: dict[str, Place] = {**self.directories()}
+        for name in STATE:
+            mount = self.keeps(name) or {}
+            if (volume := self._volume(mount)) and mount["target"] == self.home(name):
+                found[name] = Volume(volume)
+        return found
+
+    def _volume(self, mount: dict[str, Any]) -> str:
+        """Return the name of a volume that is mounted; empty when it is none, or has none."""
+        source = str(mount.get("source", "")) if mount.get("type") == "volume" else ""
+        return str(((self.config.get("volumes") or {}).get(source) or {}).get("name", source))
 
     def wanted(self) -> list[tuple[str, int]]:
         """Return the addresses and TCP ports that the chosen layers publish."""
@@ -149,6 +173,10 @@ class Plan:
             self.refuse_twins()
         return list(dict.fromkeys([*self._usual().values(), *self.places().values()]))
 
+    def guarded_volumes(self) -> list[Volume]:
+        """Return the volumes that a start would use."""
+        return [place for place in self.stores().values() if isinstance(place, Volume)] if self._may_move() else []
+
     def _usual(self) -> dict[str, Path]:
         return {leaf: self.root / "data" / leaf for leaf in STATE}
 
@@ -166,12 +194,14 @@ class Plan:
             copies = int(spec.get("scale") or (spec.get("deploy") or {}).get("replicas") or 1)
             for volume in spec.get("volumes", []):
                 at_home = volume["target"] in (target for _, target in STATE.values())
-                if volume["type"] != "bind" or volume.get("read_only") or not at_home:
+                source = self._volume(volume) or (volume["type"] == "bind" and os.path.realpath(volume["source"]))
+                if not source or volume.get("read_only") or not at_home:
                     continue
-                place = os.path.realpath(volume["source"])
+                place = str(source)
                 if place in owners or copies > 1:
+                    shown = self._volume(volume) or volume["source"]
                     raise Refused(
-                        f"The layers give {volume['source']} to two servers, {owners.get(place, name)} and {name}, and"
+                        f"The layers give {shown} to two servers, {owners.get(place, name)} and {name}, and"
                         " the second would destroy the data of the first. Nothing was started.",
                         cure="Give one of them a directory of its own in its layer, then type `invoke up`.",
                     )

@@ -10,6 +10,7 @@ from stack.engines.docker.holders import Holders
 from stack.engines.docker.images import Images, too_new_image
 from stack.engines.docker.plan import Plan
 from stack.engines.docker.published import publishes
+from stack.engines.docker.volumes import Volumes
 from stack.ground import disk, ports, regular
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import say
@@ -20,11 +21,12 @@ from stack.server.programs import MAJOR
 class Preflight:
     """The look before a start."""
 
-    def __init__(self, plan: Plan, containers: Containers, others: Holders, images: Images) -> None:
+    def __init__(self, plan: Plan, containers: Containers, others: Holders, images: Images, volumes: Volumes) -> None:
         self.plan = plan
         self.containers = containers
         self.others = others
         self.images = images
+        self.volumes = volumes
 
     def check_start(self, freed: int | None = None) -> None:
         """Raise StackError for what would fail a start and can be seen before it, in milliseconds.
@@ -131,7 +133,8 @@ class Preflight:
         self.containers.own(rows)
         self.containers.refuse_if_former(rows)
         disk.refuse_if_linked(self.plan.root / "data", *self.plan.guarded())
-        found = self.others.on(self.plan.guarded(), rows, starting=True)
+        self.volumes.refuse_others()
+        found = self.others.on([*self.plan.guarded(), *self.plan.guarded_volumes()], rows, starting=True)
         for path in (path for path, holders in found.items() if holders):
             stops = dict.fromkeys(holder.stop for holders in found.values() for holder in holders)
             raise Refused(

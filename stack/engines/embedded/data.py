@@ -12,7 +12,9 @@ from types import MappingProxyType
 from stack.engines.embedded import rights, shutdown
 from stack.engines.embedded.home import Home, append
 from stack.engines.embedded.postmaster import Postmaster
+from stack.ground import disk
 from stack.ground.errors import StackError
+from stack.ground.volume import Place, Volume
 from stack.server import pgdata, processes
 
 
@@ -34,6 +36,18 @@ class Data:
     def volumes(self) -> dict[str, str]:
         """Return nothing: everything is in data/."""
         return {}
+
+    def stores(self) -> dict[str, Place]:
+        """Return where the cluster is."""
+        return {"embedded": self.home.directory}
+
+    def there(self, place: Place) -> bool:
+        """Return whether a directory exists."""
+        return isinstance(place, Path) and place.exists()
+
+    def room(self, place: Place) -> int | None:
+        """Return the bytes that are free on the disk of a directory."""
+        return disk.free(place) if isinstance(place, Path) else None
 
     def place(self) -> Path:
         """Return where the cluster is, or would be."""
@@ -77,23 +91,23 @@ class Data:
         if state := self.postmaster.process():
             os.kill(state.pid, signal.SIGHUP)
 
-    def holders(self, path: Path) -> list[processes.Holder]:
+    def holders(self, path: Place) -> list[processes.Holder]:
         """Return the server of a container, or of somebody else, that is at work on a directory.
 
         The own one, and what is left of it, is not told: it is stopped before a wipe, and waited for before a start.
         """
-        found = None if self.postmaster.process() else processes.at_work_on(path)
-        return [found] if found and not shutdown.remains(path) else []
+        found = None if isinstance(path, Volume) or self.postmaster.process() else processes.at_work_on(path)
+        return [found] if found and isinstance(path, Path) and not shutdown.remains(path) else []
 
-    def size(self, path: Path) -> int | None:
+    def size(self, path: Place) -> int | None:
         """Return None: what this user may not read, this engine may not either."""
         del path
         return None
 
-    def check_deletable(self, path: Path) -> None:
+    def check_deletable(self, path: Place) -> None:
         """Do nothing: the files are here."""
 
-    def delete(self, path: Path) -> None:
+    def delete(self, path: Place) -> None:
         """Refuse: this engine has no more rights than the user."""
         raise StackError(
             f"{path} holds files that another user owns. The stack no longer uses that directory. Delete it with"

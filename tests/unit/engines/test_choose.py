@@ -50,6 +50,17 @@ def test_without_data_and_without_docker_it_is_embedded_and_says_so_in_one_line(
     assert "no Convex" in said
 
 
+@pytest.mark.usefixtures("docker_is_silent")
+def test_data_in_volumes_needs_docker_and_gets_no_second_database_without_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STACK_LAYERS", "dev,volumes")
+    assert choose.choose(root).name == "docker"  # which says itself that it is silent
+    data(root, "embedded")
+    with pytest.raises(StackError, match="Docker does not answer"):
+        choose.choose(root)
+
+
 @pytest.mark.usefixtures("docker_answers")
 def test_embedded_data_keeps_the_embedded_engine_though_docker_answers(root: Path) -> None:
     data(root, "embedded")

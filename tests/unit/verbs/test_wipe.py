@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stack.ground.errors import Refused, StackError
+from stack.ground.volume import Place
 from stack.server.processes import Holder
 from stack.verbs import wipe
 from tests.fake import FakeEngine
@@ -213,7 +214,7 @@ def stuck(root: Path) -> Iterator[Path]:
 def helpless(root: Path) -> FakeEngine:
     """An engine that cannot delete what the user may not."""
 
-    def delete(path: Path) -> None:
+    def delete(path: Place) -> None:
         raise StackError(f"{path} holds files that another user owns.", cure=f"`sudo rm -rf '{path}'`")
 
     engine = down(root)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from shutil import which
 
 import nox
+
+if sys.platform == "win32":
+    sys.stderr.write(
+        "The sessions do not run on Windows itself. Use WSL2, with the checkout in the file system there.\n"
+    )
+    raise SystemExit(2)
 
 # As pip does it; else every command that is tested or measured may have to compile all that it imports.
 os.environ["UV_COMPILE_BYTECODE"] = "1"

@@ -5,6 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+if sys.platform == "win32":
+    sys.stderr.write(
+        "The stack does not run on Windows itself, so nothing was done. Use it in WSL2, with the checkout in the file"
+        " system there (~/…, not /mnt/c/…): https://learn.microsoft.com/windows/wsl/install\n"
+    )
+    raise SystemExit(2)
+
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from invoke.exceptions import Exit
 
@@ -71,7 +72,9 @@ def forget_stdout() -> None:
 
 def not_started(program: str, error: OSError) -> StackError:
     """Return what to say when a program does not start: it is not there, or the machine does not take it."""
-    if isinstance(error, FileNotFoundError):
+    # A folder of PATH that may not be searched counts as one that may not be run, though the program is nowhere.
+    nowhere = isinstance(error, PermissionError) and os.sep not in program and not shutil.which(program)
+    if isinstance(error, FileNotFoundError) or nowhere:
         return StackError(not_installed(program))
     return StackError(
         f"`{program}` could not be started: {error.strerror}. Look at that program, or install it anew; then type the"

@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 from collections import Counter
+from contextlib import suppress
 
 from stack.ground.errors import StackError
+from stack.ground.run import look
 
 EVERYWHERE = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
 """How an address that means all of them is written: in a Compose file, and by `docker ps`."""
+ANOTHER = "another program on this machine"
+"""Who listens when nobody can tell."""
 LOCALHOST_TOO = "::1"
 """What the name localhost may mean beside 127.0.0.1; browsers and Node think so whatever the hosts file says."""
 
@@ -132,8 +137,19 @@ def holder(port: int, address: str = "") -> str:
     try:
         pids = sorted(pid for each in asked for pid in _listeners(port, each) if pid)
         return next(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
-    except (psutil.Error, StopIteration):
-        return "another program on this machine"
+    except psutil.Error:  # macOS shows them to root alone
+        return _by_lsof(port) or ANOTHER
+    except StopIteration:
+        return ANOTHER
+
+
+def _by_lsof(port: int) -> str:
+    """Return the same as lsof tells it, which macOS has; empty when it does not know, or is not there."""
+    with suppress(StackError):
+        told = look(["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]).stdout
+        found = re.search(r"^p(\d+)\nc(.+)$", told, re.MULTILINE)
+        return f"{found[2]} (process {found[1]})" if found else ""
+    return ""
 
 
 def clients(port: int) -> Counter[str]:

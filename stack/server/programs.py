@@ -23,6 +23,10 @@ PLACES = (
     "/opt/homebrew/opt/postgresql@{major}/bin",  # Homebrew, Apple silicon
     "/usr/local/opt/postgresql@{major}/bin",  # Homebrew, Intel
     "/usr/pgsql-{major}/bin",  # Red Hat and Fedora, PostgreSQL's own packages
+    "/usr/libexec/postgresql{major}",  # Alpine
+    "/Applications/Postgres.app/Contents/Versions/{major}/bin",  # Postgres.app
+    "/Library/PostgreSQL/{major}/bin",  # EDB's installer
+    "/opt/local/lib/postgresql{major}/bin",  # MacPorts
 )
 SERVER = ("postgres", "initdb", "psql", "pg_dump", "pg_restore")
 LOCK = "requirements-embedded.txt"

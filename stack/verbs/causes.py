@@ -171,6 +171,20 @@ KINDS = [
         _other_major,
     ),
     Kind(
+        # The image's entrypoint, and initdb; on sshfs, 9p and the drives of Windows.
+        re.compile(
+            r"chown: (?:changing ownership of|cannot access) .*: (?:Operation not permitted|Permission denied)"
+            r"|chmod: changing permissions of .*: (?:Operation not permitted|Permission denied)"
+            r'|initdb: error: could not change permissions of directory ".*"'
+            r'|data directory ".*" has (?:wrong ownership|invalid permissions)'
+        ),
+        _always(
+            "the file system that data/ is on does not let a container own its files",
+            "Move the checkout to a file system of this machine's own (in WSL2 to ~/, not /mnt/c). Or keep the data in"
+            " Docker's volumes: set STACK_LAYERS=dev,volumes in `.env`, then type `invoke down` and `invoke up`.",
+        ),
+    ),
+    Kind(
         re.compile(r"Error: in 18\+, these Docker images"),  # docker-library/postgres#1259
         _always(
             "the image is PostgreSQL 18 or newer, which keeps its data elsewhere",

@@ -16,7 +16,7 @@ from typing import IO
 from stack.engines.base import Engine
 from stack.ground import files
 from stack.ground.errors import Refused, StackError
-from stack.ground.run import PIPE, Command, start
+from stack.ground.run import PIPE, Command, look, start
 from stack.ground.talk import human, progress, say
 from stack.sql import formats
 from stack.sql.sources import CHUNK
@@ -35,7 +35,7 @@ def dump(engine: Engine, file: str) -> None:
     _refuse_among_data(engine.root, file)
     written = formats.format_of(file)
     with feed.session(engine) as name:
-        command = engine.client("pg_dump", *written.options, name=name)
+        command = engine.client("pg_dump", *_options(engine, written), name=name)
         before = written.pack(formats.preamble(_bare(engine, name))) if written.pack else b""
         where = {"-": "stdout", "": str(folder)}.get(file, file)
 
@@ -60,6 +60,21 @@ def dump(engine: Engine, file: str) -> None:
                 f"{where} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
             ) from None
     say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
+
+
+def _options(engine: Engine, written: formats.Format) -> tuple[str, ...]:
+    """Return pg_dump's options for a format; gzip for an archive where it was built without zstd, as on some Macs."""
+    zstd = "--compress=zstd"
+    if zstd not in written.options or not engine.sees_files:
+        return written.options
+    # It says so before it looks for a server.
+    program = engine.client("pg_dump").argv[0]
+    if "does not support compression" not in look([program, zstd, "--host=/nowhere", "--dbname=none"]).stderr:
+        return written.options
+    if written.pack:
+        raise Refused(f"{program} was built without zstd. Nothing was done. Name the file with .sql.gz at its end.")
+    say(f"{program} was built without zstd, so this archive is compressed with gzip.")
+    return tuple("--compress=gzip" if each == zstd else each for each in written.options)
 
 
 def _bare(engine: Engine, name: str) -> bytes:

@@ -39,7 +39,7 @@ class Containers:
     def services(self) -> list[Service]:
         """Return every service of the chosen layers as it is now."""
         seen = {each["Config"]["Labels"][f"{LABEL}.service"]: each for each in self._inspect()}
-        return [self._service(name, seen.get(name)) for name in self.plan.config["services"]]
+        return [self._service(name, seen.get(name)) for name in self.plan.contained()]
 
     def running(self, service: str) -> str:
         """Return the id of a service's running container; raises StackError when it is not running."""
@@ -92,10 +92,12 @@ class Containers:
             "directory": f'.Label "{LABEL}.project.working_dir"',
             "files": f'.Label "{LABEL}.project.config_files"',
             "oneoff": f'.Label "{LABEL}.oneoff"',
+            "hook": f'.Label "{LABEL}.hook"',
         }
         form = "\t".join(f"{{{{{key}}}}}" for key in keys.values())
         listed = self.ask("ps", "--all", "--no-trunc", "--format", form)
-        return [dict(zip(keys, line.split("\t"), strict=True)) for line in listed.splitlines()]
+        rows = [dict(zip(keys, line.split("\t"), strict=True)) for line in listed.splitlines()]
+        return [row for row in rows if not row["hook"]]  # Compose 5.3 runs hooks under the name of their service
 
     def own(self, rows: list[dict[str, str]] | None = None) -> list[dict[str, str]]:
         """Return this project's containers. Raises Refused when they belong to another checkout."""
@@ -183,7 +185,7 @@ class Containers:
 
     def _inspect(self) -> list[dict[str, Any]]:
         # Once there is a container for each service, one question is enough, until one of them is gone.
-        if len(self._ids) == len(self.plan.config["services"]):
+        if len(self._ids) == len(self.plan.contained()):
             result = look(["docker", "inspect", *self._ids])
             if not result.returncode:
                 return list(json.loads(result.stdout))

@@ -38,7 +38,7 @@ class Inside:
         variables, mounts, published_ports = map(json.loads, told)
         environment: dict[str, str] = self.plan.refuse_if_changed(variables)
         bindings = [
-            Volume(each["Name"]) if each["Type"] == "volume" else Path(each["Source"])
+            Volume(each["Name"]) if each["Type"] == "volume" else self._here(Path(each["Source"]))
             for each in mounts
             if each["Destination"] == STATE["pg"][1]
         ]
@@ -51,6 +51,10 @@ class Inside:
             )
         user, password, database = (environment[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
         return Running(Endpoint(*address(published[0]), user, password, database), bindings[0], server)
+
+    def _here(self, source: Path) -> Path:
+        """Return a directory as this machine calls it: Docker Desktop tells another name, of its own machine's."""
+        return source if source.exists() else Path(self.plan.directories().get("pg", source))
 
     def identifier(self, server: str = "", *, surely: bool = False) -> identity.Identity:
         """Return what tells the server in a container from all others; raises StackError when nobody can tell.

@@ -76,6 +76,10 @@ class Plan:
         environment = service["environment"]
         return Endpoint(*port, *(environment[name] for name in ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")))
 
+    def contained(self) -> list[str]:
+        """Return the services that run in containers; one that something else provides has none."""
+        return [name for name, spec in self.config["services"].items() if "provider" not in spec]
+
     def addresses(self) -> list[str]:
         """Return the addresses on which the layers publish the database's port."""
         published = self.config["services"].get(POSTGRES, {}).get("ports", [])

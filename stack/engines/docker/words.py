@@ -21,10 +21,11 @@ _NO_ANSWER = (
     "|failed to connect to the docker API"
 )
 # "Bind for A:P failed: port is already allocated" (a container has it), "listen tcp4 A:P: bind: address already in
-# use" (a process), and since Engine 28 "failed to bind host port A:P/tcp: address already in use".
+# use" (a process), since Engine 28 "failed to bind host port A:P/tcp: address already in use", and of a program of
+# Windows' "bind: Only one usage of each socket address (…) is normally permitted" (dataelement/bisheng#1368).
 _IN_USE = re.compile(
     r"(?:Bind for|listen tcp[46]?|host port(?: for)?) "
-    r"([\d.]+|\[[\da-f:]*\]|[\da-f:]*):(\d+)[^\n]*already (?:allocated|in use)"
+    r"([\d.]+|\[[\da-f:]*\]|[\da-f:]*):(\d+)[^\n]*(?:already (?:allocated|in use)|Only one usage of each socket)"
 )
 
 
@@ -50,6 +51,12 @@ def explain(stderr: str) -> StackError:
         return StackError(
             "This Docker has no Compose plugin, and the stack needs Compose 2.24 or newer.",
             cure="Install it (https://docs.docker.com/compose/install/), then repeat the command.",
+        )
+    if found := re.search(r"Mounts denied:?\s+.*?The path (\S+)", said, re.DOTALL):
+        return StackError(
+            f"Docker Desktop may not see {found[1]}. It said:\n{said}\n",
+            cure="Share that folder in its Settings, Resources, File sharing; or move the checkout to one that is"
+            " shared, as those in your home are. Then repeat the command.",
         )
     if found := _IN_USE.search(said):
         address, port = found[1].strip("[]"), int(found[2])

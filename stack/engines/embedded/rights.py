@@ -20,6 +20,8 @@ from stack.ground.run import Rights, look
 
 _INHERITED = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 """Variables of root's that the server gets, and LC_*: the others may hold secrets, and who logs in can read them."""
+LOCALE = {"LC_ALL": "C"}
+"""What every server is told: on a Mac whose shell has no LANG it would end, as a locale's library starts a thread."""
 _AS_ONESELF = "Type the command as an ordinary user, in a checkout that is that user's."
 _QUESTION = """
 n=0; while [ "$1" != / ]; do test -x "$1" || echo $n; n=$((n + 1)); shift; done
@@ -88,12 +90,13 @@ def way(
     """
     if not chosen:
         disguise = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
-        return Way(disguise, {}, {})
+        return Way(disguise, {}, dict(LOCALE))
     siblings = (programs.parent / name for name in ("lib", "lib64", "share"))
     wanted = [programs, *(place for place in siblings if place.is_dir())]
     places = [data, *wanted, *others]
     doors = list(dict.fromkeys(door for place in places for door in reversed(place.parents)))
     env = {name: "" for name in os.environ if name not in _INHERITED and not name.startswith("LC_")}
+    env.update(LOCALE)
     drop = _setpriv(chosen)
     found = Way(drop, {}, env) if drop else Way([], chosen.rights, env)
     if not ask and _plainly_open(chosen, doors, wanted, log):

@@ -93,6 +93,16 @@ def test_where_docker_was_asked_is_in_the_cure(monkeypatch: pytest.MonkeyPatch) 
     assert "unset DOCKER_HOST, then repeat" in str(explain(said))
 
 
+def test_a_folder_that_docker_desktop_may_not_see_is_named() -> None:
+    said = str(explain(  # palico-ai/palico-ai#160
+        "Error response from daemon: Mounts denied: \nThe path /Volumes/x/data/pg is not shared from the host and is"
+        " not known to Docker.\nYou can configure shared paths from Docker -> Preferences... -> Resources -> File"
+        " Sharing."
+    ))  # fmt: skip
+    assert "Docker Desktop may not see /Volumes/x/data/pg. It said:\n" in said
+    assert "Share that folder" in said
+
+
 def test_progress_is_left_out_of_what_docker_said() -> None:
     said = str(explain(" Container a-postgres  Creating\n Network a_default  Created\nno space left on device\n"))
     assert "no space left on device" in said
@@ -161,6 +171,9 @@ def test_versions_are_compared_as_integers(told: str, version: tuple[int, ...]) 
         "Bind for :::6001 failed: port is already allocated",
         "listen tcp6 [::1]:6001: bind: address already in use",
         "failed to bind host port [::]:6001/tcp: address already in use",
+        # dataelement/bisheng#1368
+        "Ports are not available: exposing port TCP 0.0.0.0:6001 -> 127.0.0.1:0: listen tcp 0.0.0.0:6001: bind: Only"
+        " one usage of each socket address (protocol/network address/port) is normally permitted.",
     ],
 )
 def test_a_port_that_docker_finds_taken_is_named_with_its_holder(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +232,54 @@ def test_a_port_of_our_own_is_not_taken(
     )
     assert taken in docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}])
     assert bool(taken) == bool(docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}]))
+
+
+# -- what newer clients list ----------------------------------------------------------------------------------------
+
+
+def test_a_hooks_container_is_no_service(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose 5.3 runs `pre_start` in a container with our labels, but for the folder's, and leaves one that failed."""
+    name = docker.plan.settings.project
+    hook = [
+        "1",
+        f"{name}-postgres-pre_start-1",
+        "running",
+        "Up",
+        "",
+        "",
+        name,
+        "postgres",
+        "",
+        "",
+        "False",
+        "pre_start",
+    ]
+    real = ["2", f"{name}-postgres", "running", "Up", "", "", name, "postgres", str(docker.root), "", "False", ""]
+    monkeypatch.setattr(docker.containers, "ask", lambda *_: "\n".join(map("\t".join, (hook, real))))
+    assert docker.containers.running("postgres") == "2"
+    assert [row["id"] for row in docker.containers.own()] == ["2"]
+
+
+def test_what_something_else_provides_has_no_container(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = {"postgres": {"image": "x"}, "cloud": {"provider": {"type": "x"}}}
+    docker.plan.__dict__["config"] = {"services": services}
+    monkeypatch.setattr(docker.containers, "ask", lambda *_: "")
+    monkeypatch.setattr(docker.plan, "endpoint", lambda: None)
+    assert [each.name for each in docker.services()] == ["postgres"]
+
+
+def test_a_directory_that_docker_desktop_calls_otherwise_is_ours(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On WSL2 it tells a place in its own machine, with a hash."""
+    bound = "/run/desktop/mnt/host/wsl/docker-desktop-bind-mounts/Ubuntu/0f1e2d"
+    home = "/var/lib/postgresql/data"
+    own = {"type": "bind", "source": str(docker.root / "data/pg"), "target": home}
+    with_config(docker, volumes=[own], environment=ENVIRONMENT)
+    mounts = [{"Type": "bind", "Source": bound, "Destination": home}]
+    ports = {"5432/tcp": [{"HostIp": "127.0.0.1", "HostPort": "6001"}]}
+    monkeypatch.setattr(docker.containers, "running", lambda _: "x")
+    told = "\t".join(map(json.dumps, ([f"{name}={text}" for name, text in ENVIRONMENT.items()], mounts, ports)))
+    monkeypatch.setattr(docker.containers, "ask", lambda *_: told)
+    monkeypatch.setattr(docker.plan, "refuse_if_changed", lambda _: ENVIRONMENT)
+    assert docker.inside.running().directory == docker.root / "data/pg"

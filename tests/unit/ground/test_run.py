@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,18 @@ def test_a_program_that_cannot_be_started_is_named(
     code = f"from stack.ground import run; {call}"
     said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert f"StackError: `{program}` could not be started: {why}" in said.stderr.replace("\n", " ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_folder_of_path_that_may_not_be_searched_hides_nothing(tmp_path: Path) -> None:
+    """As those of Windows in WSL2, or root's after `su`."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o700)
+    code = "from stack.ground import run; run.look(['no-such-program'])"
+    other = ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups", sys.executable, "-c", code]
+    env = {**os.environ, "PATH": f"{locked}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+    said = subprocess.run(other, check=False, capture_output=True, text=True, env=env)
+    assert "`no-such-program` was not found on PATH. Install it" in said.stderr
 
 
 @pytest.mark.parametrize("verb", ["dump", "load", "seed"])

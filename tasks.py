@@ -382,6 +382,16 @@ def stacks(c: Context, prune: bool = False, json: bool = False, yes: bool = Fals
         stacks.print_list(ROOT, as_json=json)
 
 
+@task(help=YES)
+def retire(c: Context, yes: bool = False) -> None:
+    """Stop everything, DELETE THE DATA, and give name and ports back: what comes before this folder is deleted."""
+    from stack.engines import choose
+    from stack.verbs import retire
+
+    with choose.changing(ROOT) as chosen:
+        retire.retire(chosen, yes=yes)
+
+
 @task
 def admin_key(c: Context) -> None:
     """Print a new admin key of the Convex backend."""

@@ -19,7 +19,7 @@ GROUPS = {
     "Data": ("seed", "dump", "load", "reset", "reset-data"),
     "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "guard", "drop-snapshot"),
     "More databases": ("fork", "forks", "drop-fork"),
-    "When it does not work, and settings": ("doctor", "init", "stacks"),
+    "When it does not work, and settings": ("doctor", "init", "stacks", "retire"),
 }
 """The commands in order of first use."""
 AFTER = {"psql": "[-- WORDS FOR PSQL]", "guard": "-- COMMAND"}

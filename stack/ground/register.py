@@ -35,6 +35,12 @@ def note(root: Path) -> None:
         write(root)
 
 
+def forget(root: Path) -> None:
+    """Let others have a checkout's name and ports."""
+    with suppress(OSError), chosen_alone():
+        _keep({path: at for path, at in checkouts().items() if path != root})
+
+
 @contextmanager
 def chosen_alone() -> Iterator[None]:
     """Hold what two checkouts must not choose at once. Raises OSError when this machine has no place for the lock."""
@@ -53,6 +59,11 @@ def chosen_alone() -> Iterator[None]:
 
 
 def write(root: Path) -> None:
-    """Do so while the lock is held. Those whose folder is gone are forgotten."""
-    there = {str(path): at for path, at in {**checkouts(), root: time.time()}.items() if path.is_dir()}
+    """Write down that a checkout is in use, while the lock is held."""
+    _keep({**checkouts(), root: time.time()})
+
+
+def _keep(known: dict[Path, float]) -> None:
+    """Write them all down, but for those whose folder is gone."""
+    there = {str(path): at for path, at in known.items() if path.is_dir()}
     files.write_text(place() / "checkouts.json", json.dumps(there, indent=2))

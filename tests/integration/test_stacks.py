@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.checkout import containers, docker, images, project, run, succeed, value
+from tests.integration.checkout import containers, docker, fail, images, project, remove, run, succeed, unique, value
 from tests.integration.conftest import copy_for
 
 
@@ -74,3 +78,32 @@ def test_an_applications_own_containers_are_none_of_its_business(copy: Path, tmp
         assert docker("ps", "-q", "--filter", f"label=com.docker.compose.project={name}")
     finally:
         docker("compose", "-p", name, "down", "--timeout", "1")
+
+
+@pytest.mark.parametrize("engine", ["docker", "embedded"])
+def test_a_worktree_is_born_and_dies_clean(engine: str, template: Path, tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *words], check=True, cwd=tmp_path / "main")
+
+    shutil.copytree(template, tmp_path / "main")
+    git("init", "-q", "-b", "main")
+    git("add", "--all")
+    git("commit", "-qm", "x")
+    git("worktree", "add", "-q", "-b", "fix", "../fix")
+    with copy_for(engine, template, tmp_path / unique()) as settings:
+        lines = (settings / ".env").read_text()
+    fix = tmp_path / "fix"
+    (fix / ".env").write_text(lines)
+    try:
+        succeed(fix, "init", "--isolated")
+        succeed(fix, "up")
+        assert stacks(fix)[str(fix)]["branch"] == "fix"
+        fail(fix, 2, "retire", saying=("nothing was touched",))
+        assert stacks(fix)[str(fix)]["state"] == "up"
+        (cure,) = re.findall("`(git worktree remove .*)` may follow", run(fix, "retire", "--yes").stderr)
+        assert str(fix) not in json.loads(Path(os.environ["XDG_STATE_HOME"], "convex-poc/checkouts.json").read_text())
+        git(*shlex.split(cure)[1:])
+        assert not fix.exists()
+    finally:
+        if fix.exists():
+            remove(fix)

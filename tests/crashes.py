@@ -101,7 +101,7 @@ def old_or_new(
             tidy()
             assert content() == (state, rows)  # nothing was at work any more
             assert not ask(f"SELECT rolname, '' FROM pg_roles WHERE rolname ~ '^crew' AND rolname <> 'crew{state}'")
-            assert not ask("SELECT datname, '' FROM pg_database WHERE datname ~ '^stack-(?!undo)'")
+            assert not ask("SELECT datname, '' FROM pg_database WHERE datname ~ '^stack[-_](?!undo)'")
         if what in ("load", "seed") and state == now:
             ask(f"DROP OWNED BY crew{now}; DROP ROLE crew{now}")
     return ends

@@ -15,7 +15,7 @@ from tests.integration.test_dumps import shell
 from tests.integration.test_interrupts import begin, ended
 
 OURS = "SELECT datname FROM pg_database WHERE datname ~ '^stack[-_]' AND datname !~ '^stack-(snapshot|spare|undo)'"
-WORKING = "SELECT pid FROM pg_stat_activity WHERE datname ~ '^stack-' AND backend_type = 'client backend'"
+WORKING = "SELECT pid FROM pg_stat_activity WHERE datname ~ '^stack[-_]' AND backend_type = 'client backend'"
 SLOW = "CREATE TABLE slow AS SELECT generate_series(1, 100) AS n;\nSELECT pg_sleep(30);\nCREATE INDEX ON slow (n);\n"
 
 

@@ -72,7 +72,7 @@ def test_crashes_lose_nothing(engine: Embedded, seed: int) -> None:
         take=lambda name: snapshots.take(engine, name),
         restore=lambda name: snapshots.restore(engine, name),
     )
-    ours = "SELECT count(*), '' FROM pg_database WHERE datname ~ '^stack-(?!undo)'"
+    ours = "SELECT count(*), '' FROM pg_database WHERE datname ~ '^stack[-_](?!undo)'"
     assert ask(engine, ours) == (left + 1, "")  # and the spare
 
 

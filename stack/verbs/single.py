@@ -32,6 +32,13 @@ COMMIT;
 # After a COPY psql 17.12 reads no line behind an empty statement, so a semicolon goes only where one is missing.
 _FINISHED = re.compile(rb"(?:;|^\\[^\n]*|\A)(?:\s|--[^\n]*(?:\n|\Z))*\Z", re.MULTILINE)
 _COMMIT = re.compile(rb"(?<=[;\s])commit(\s+(work|transaction))?\s*;(\s|--[^\n]*(?:\n|\Z))*\Z", re.IGNORECASE)
+# pg_dump writes it for every extension, and who loads it may do so for their own alone.
+_OF_EXTENSION = re.compile(
+    rb"(\n-- Name: EXTENSION [^\n]*; Type: COMMENT; [^\n]*\n--\n\n)(COMMENT ON EXTENSION [^\n;]+ IS '(?:[^']|'')*';)\n"
+)
+_AS_FAR_AS_ALLOWED = (
+    rb"\1DO $stack_comment$ BEGIN \2 EXCEPTION WHEN insufficient_privilege THEN NULL; END $stack_comment$;\n"
+)
 _LARGE_OBJECT = re.compile(rb"(\nSELECT pg_catalog\.lo_close\(0\);\n\n)COMMIT;")
 
 
@@ -60,16 +67,8 @@ def _restore(engine: Engine, reader: Reader, name: str, *, empty: bool) -> str:
     if others:
         whose = (engine.endpoint() or engine.settings).user
         say(f"Owners are not kept, since {whose} may not act for {', '.join(others)} there: {whose} owns it all.")
-    if empty:  # pg_restore turns it into SQL, which comes into the transaction of what goes before it
-        return _restore_after(engine, tape, reader, name, options)
-    with Piped(engine.client("pg_restore", "--single-transaction", *options, stdin=True, name=name)) as restore:
-        restore.feed(tape.rest())
-        code = restore.end()
-        return words(restore, code) if code else ""
-
-
-def _restore_after(engine: Engine, tape: Tape, reader: Reader, name: str, options: list[str]) -> str:
     said = ""
+    # pg_restore turns it into SQL, which comes into the transaction of what goes before it.
     with Piped(engine.client("pg_restore", "-f", "-", *options, stdin=True), PIPE) as restore:
 
         def work() -> None:
@@ -88,7 +87,7 @@ def _restore_after(engine: Engine, tape: Tape, reader: Reader, name: str, option
         def where(line: int) -> str:
             return f"line {line} of what pg_restore makes of it"
 
-        why = _Transaction(engine, name, reader, empty=True).run(restore.output, where, ended_well)
+        why = _Transaction(engine, name, reader, empty=empty).run(restore.output, where, ended_well)
         restore.output.close()  # it may still have something to say, which nobody wants
         thread.join()
     return said or why
@@ -177,6 +176,7 @@ class _Statements:
         """Return the next bytes."""
         while chunk := self._source.read(size):
             self._kept = _LARGE_OBJECT.sub(rb"\1", self._kept + chunk)
+            self._kept = _OF_EXTENSION.sub(_AS_FAR_AS_ALLOWED, self._kept)
             if len(self._kept) > 2 * HEAD:
                 given, self._kept = self._kept[1:-HEAD], self._kept[-HEAD - 1 :]
                 return given

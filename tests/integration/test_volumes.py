@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -136,6 +137,35 @@ def test_a_volume_of_another_checkout_of_the_same_name_is_left_alone(alone: Path
     succeed(other, "reset-data", "--yes")
     configure(other, COMPOSE_PROJECT_NAME=before)
     succeed(alone, "up")
+    assert tables(alone) == ["kept"]
+
+
+def test_a_volume_of_a_checkout_that_is_gone_is_not_deleted_unseen(alone: Path) -> None:
+    name = f"{project(alone)}_pg"
+    labels = {"com.docker.compose.project": project(alone), "com.docker.compose.volume": "pg",
+              "com.docker.compose.project.working_dir": f"{alone}-gone"}  # fmt: skip
+    docker("volume", "create", *(word for key, text in labels.items() for word in ("--label", f"{key}={text}")), name)
+    succeed(alone, "up")
+    said = fail(
+        alone, 2, "reset-data", "--yes", saying=(f"{alone}-gone, which is not there now", "Nothing was deleted")
+    )
+    cure = re.search("`(docker volume rm .*?)`", said)
+    assert cure
+    succeed(alone, "down")
+    docker(*cure[1].split()[1:])
+    assert volumes(alone) == set()
+
+
+def test_a_docker_that_does_not_answer_is_no_missing_volume(alone: Path) -> None:
+    succeed(alone, "up")
+    sql(alone, "CREATE TABLE kept ()")
+    program = alone / "bin/docker"
+    program.parent.mkdir()
+    silent = '[ "$1 $2" != "volume inspect" ] || { echo "context deadline exceeded" >&2; exit 1; }'
+    program.write_text(f'#!/bin/sh\n{silent}\nPATH=${{PATH#*:}} exec docker "$@"\n')
+    program.chmod(0o755)
+    path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    fail(alone, 1, "reset-data", "--yes", env=path, saying=("context deadline exceeded",))
     assert tables(alone) == ["kept"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from stack.engines.docker.containers import ENDED, LABEL, Containers
 from stack.engines.docker.holders import has_volume
 from stack.engines.docker.plan import Plan
+from stack.engines.docker.words import explain
 from stack.ground import disk
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
@@ -68,7 +69,15 @@ class Volumes:
         for labels in self._seen([volume]).values():
             found = self._strange(volume, labels)
             ours = any(has_volume(row, volume) for row in self.containers.own())
-            if not found and not labels.get(DIRECTORY) and not ours:
+            made_by = labels.get(DIRECTORY, "")
+            if not found and made_by and not disk.same(made_by, self.plan.root):
+                found = (
+                    f"{volume} was made by a checkout in {made_by}, which is not there now: it may have been this one"
+                    " under its former path, or another.",
+                    f"Type `invoke up` to see whose data it is; to delete it, `docker volume rm {volume.name}` after"
+                    " `invoke down`.",
+                )
+            if not found and not made_by and not ours:
                 found = (
                     f"{volume} was made by Compose itself, which does not write down for which checkout.",
                     "Type `invoke up`, to see whose data it is, then the command again; or"
@@ -102,13 +111,19 @@ class Volumes:
 
     def delete(self, volume: Volume) -> None:
         """Delete a volume with all that is in it; raises StackError when Docker does not."""
-        if why := look(["docker", "volume", "rm", volume.name]).stderr.strip():
+        told = look(["docker", "volume", "rm", volume.name])
+        if told.returncode:
+            why = told.stderr.strip().rstrip(".")
             raise StackError(
                 f"{volume} could not be deleted: {why}.", cure=f"Mend that, then type `docker volume rm {volume.name}`."
             )
 
     def _seen(self, volumes: list[Volume]) -> dict[str, dict[str, str]]:
         """Return the labels of those volumes that exist, by name."""
-        told = look(["docker", "volume", "inspect", *(each.name for each in volumes)]).stdout if volumes else ""
-        listed: list[dict[str, Any]] = json.loads(told or "[]")  # of one that is not there it has its words on stderr
+        if not volumes:
+            return {}
+        told = look(["docker", "volume", "inspect", *(each.name for each in volumes)])
+        if told.returncode and "no such volume" not in told.stderr.lower():
+            raise explain(told.stderr)
+        listed: list[dict[str, Any]] = json.loads(told.stdout or "[]")  # those that are there
         return {each["Name"]: each.get("Labels") or {} for each in listed}

@@ -13,7 +13,7 @@ from stack.engines.embedded.engine import Embedded
 from stack.engines.external import External
 from stack.ground import settings
 from stack.ground.errors import StackError
-from stack.verbs import load, up
+from stack.verbs import dump, load, up
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("external")  # they share a server
@@ -85,3 +85,24 @@ def test_a_publication_of_all_tables_that_only_a_superuser_may_make_is_told(
     with pytest.raises(StackError, match=r"some\.sql:2: ERROR:  must be superuser to create FOR ALL TABLES"):
         load_clean(external, "CREATE TABLE new ();\nCREATE PUBLICATION mine FOR ALL TABLES;\n")
     assert ask(theirs, TABLES, "app") == "kept"
+
+
+@pytest.mark.parametrize("name", ["my.dump", "my.sql"])
+@pytest.mark.parametrize("clean", [True, False])
+def test_ones_own_dump_comes_back_beside_an_extension_of_the_superusers(
+    theirs: Embedded, external: External, name: str, clean: bool
+) -> None:
+    """pg_dump writes COMMENT ON EXTENSION, which is for its owner alone."""
+    ask(theirs, "SET ROLE guest; CREATE EXTENSION citext; COMMENT ON EXTENSION citext IS 'it''s\nmine';", "app")
+    ask(theirs, "SET ROLE guest; CREATE TABLE words (t text); CREATE INDEX ON words USING gin (t gin_trgm_ops)", "app")
+    file = external.root / name
+    ask(theirs, "DROP PUBLICATION every", "app")  # which none but a superuser makes
+    dump.dump(external, str(file))
+    if not clean:
+        ask(theirs, "DROP TABLE kept, words; DROP EXTENSION citext", "app")
+    load.load(external, str(file), clean=clean, yes=True)
+    assert ask(theirs, TABLES, "app") == "kept words"
+    assert ask(theirs, "SELECT count(*) FROM kept", "app") == 9
+    told = "SELECT obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = "
+    assert ask(theirs, told + "'citext'", "app") == "it's\nmine"
+    assert "trigram" in str(ask(theirs, told + "'pg_trgm'", "app"))

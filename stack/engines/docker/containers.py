@@ -97,7 +97,10 @@ class Containers:
         form = "\t".join(f"{{{{{key}}}}}" for key in keys.values())
         listed = self.ask("ps", "--all", "--no-trunc", "--format", form)
         rows = [dict(zip(keys, line.split("\t"), strict=True)) for line in listed.splitlines()]
-        return [row for row in rows if not row["hook"]]  # Compose 5.3 runs hooks under the name of their service
+        for row in rows:
+            if row["hook"]:  # of Compose 5.3's, which bears the name of its service and is none
+                row["oneoff"] = "True"
+        return rows
 
     def own(self, rows: list[dict[str, str]] | None = None) -> list[dict[str, str]]:
         """Return this project's containers. Raises Refused when they belong to another checkout."""

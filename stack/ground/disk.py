@@ -27,6 +27,21 @@ def has_data(directory: Path) -> bool:
         return True
 
 
+def used(directory: Path) -> int:
+    """Return the bytes in a directory. Raises PermissionError where the user may not look."""
+    total = 0
+    try:
+        for place, _, names in os.walk(directory, onerror=_raise):
+            total += sum(Path(place, name).lstat().st_blocks * 512 for name in names)
+    except (FileNotFoundError, NotADirectoryError):  # a running server removes files while we look; or it is a file
+        pass
+    return total
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def free(path: Path) -> int:
     """Return the bytes that are free where a directory is, or would be."""
     there = next(place for place in (path, *path.parents) if place.exists())

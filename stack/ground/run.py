@@ -78,12 +78,12 @@ def look_raw(argv: Sequence[str], *, timeout: float = 60) -> bytes:
         return b""
 
 
-def do(argv: Sequence[str]) -> int:
-    """Run a program in front of the user and return its exit code.
+def do(argv: Sequence[str], env: Mapping[str, str] | None = None, *, stdin: int | None = subprocess.DEVNULL) -> int:
+    """Run a program in front of the user and return its exit code; with stdin None it reads what the user types.
 
     On Ctrl-C the program, which got the same signal, is given the time it needs to end by itself.
     """
-    child = start(argv)
+    child = start(argv, env, stdin=stdin)
     try:
         return child.wait()
     except BaseException:

@@ -101,7 +101,8 @@ def _is_address(value: str) -> bool:
         return False
 
 
-def _is_identifier(value: str) -> bool:
+def is_identifier(value: str) -> bool:
+    """Return whether PostgreSQL and libpq take a value for the name of a database or a role, whole."""
     # `=` and a URI would be taken for a whole connection string by every libpq program.
     return value.isprintable() and len(value.encode()) <= 63 and "=" not in value and "://" not in value
 
@@ -137,10 +138,10 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
     **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
     "POSTGRES_USER": (
         # initdb fails on the rest
-        lambda name: _is_identifier(name) and not name.startswith("pg_") and not set("\"$'\\") & set(name),
+        lambda name: is_identifier(name) and not name.startswith("pg_") and not set("\"$'\\") & set(name),
         "at most 63 bytes of printable text that does not begin with pg_ and has no = \" ' $ \\ or :// in it",
     ),
-    "POSTGRES_DB": (_is_identifier, "at most 63 bytes of printable text without = or ://"),
+    "POSTGRES_DB": (is_identifier, "at most 63 bytes of printable text without = or ://"),
     "POSTGRES_PASSWORD": (str.isprintable, "printable text on one line"),
     "CONVEX_INSTANCE_SECRET": (re.compile(r"([0-9a-fA-F]{64})?").fullmatch, "64 hexadecimal digits, or empty"),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from stack.engines.base import Engine
 from stack.ground.errors import Refused, StackError
+from stack.ground.settings import is_identifier
 from stack.ground.tables import print_columns
 from stack.ground.talk import ago, confirm, counted, give, human, say
 from stack.server.address import Endpoint
@@ -44,16 +45,9 @@ def fork(engine: Engine, name: str = "", *, source: str = "", ttl: str = "", as_
             if cluster.oid(cluster.database) is None:
                 raise StackError(f"There is no database {cluster.database!r} to copy. Type `invoke doctor`.")
             spares.refuse_prepared(cluster, cluster.database)
-        made = _copy(engine, cluster, snapshot)
-        now = time.time()
-        new = Fork(
-            name,
-            cluster.size(made),
-            0,
-            snapshot.name if snapshot else cluster.database,
-            now,
-            now + seconds if seconds else 0,
-        )
+        made = spares.spare_of(engine, cluster, snapshot) if snapshot else spares.copy_database(engine, cluster)
+        of, now = snapshot.name if snapshot else cluster.database, time.time()
+        new = Fork(name, cluster.size(made), 0, of, now, now + seconds if seconds else 0)
         with cluster.transaction():
             limit = snapshot.limit if snapshot else cluster.marks(cluster.database)[1]
             cluster.allow(made, anybody=True, limit=limit)
@@ -65,14 +59,6 @@ def fork(engine: Engine, name: str = "", *, source: str = "", ttl: str = "", as_
     give(json.dumps(told, indent=2) if as_json else told["url"])
     ends = f"ends by itself {_when(new)}, once nobody is in it" if new.until else "stays"
     say(f"Made the fork {name} of {new.source}; it {ends}. `invoke drop-fork {store.typed(name)}` ends it.")
-
-
-def _copy(engine: Engine, cluster: Cluster, snapshot: store.Snapshot | None) -> str:
-    if snapshot:
-        return spares.spare_of(engine, cluster, snapshot)
-    spares.take_over(cluster)
-    spares.tell_sessions(cluster)
-    return spares.make_copy(engine, cluster, cluster.database, cluster.database, cluster.size(cluster.database))
 
 
 def end(engine: Engine, name: str, *, yes: bool) -> None:
@@ -101,8 +87,9 @@ def print_list(engine: Engine, *, as_json: bool) -> None:
     """Print the forks, the newest first; those whose time is over, and that nobody is in, end meanwhile."""
     endpoint = engine.endpoint()
     with administrator(engine, "invoke") as cluster:
-        found = [each for each in forks(cluster) if not each.is_over]
-        if len(found) < len(forks(cluster)):
+        there = forks(cluster)
+        found = [each for each in there if not each.is_over]
+        if len(found) < len(there):
             spares.go_on_in_background(engine)
     if as_json:
         give(json.dumps([_told(each, endpoint) for each in found], indent=2))
@@ -142,7 +129,7 @@ def _next(cluster: Cluster) -> str:
 
 
 def _checked(name: str) -> str:
-    if not name.isprintable() or name != name.strip() or len(name.encode()) > _LONGEST or re.search("=|://", name):
+    if not is_identifier(name) or name != name.strip():
         raise Refused(
             f"A fork cannot have that name: at most {_LONGEST} bytes of printable characters, without =, :// and white"
             " space at either end. Nothing was done."

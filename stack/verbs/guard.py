@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from stack.engines.base import Engine
 from stack.ground.errors import Refused, printable
-from stack.ground.run import start
+from stack.ground.run import do
 from stack.ground.talk import say
 from stack.verbs import env, snapshots
 from stack.verbs.store import typed
@@ -31,12 +30,8 @@ def guard(work: AbstractContextManager[Engine], words: Sequence[str]) -> int:
         values = json.loads(env.env(engine, "json"))
         name = snapshots.take(engine, message=f"before {printable(shlex.join(words), one_line=True)}"[:200])
     # Here no lock is held: the program may well be another `invoke`.
-    program = start(words, {**os.environ, **values}, stdin=None)
     try:
-        code = program.wait()
-    except BaseException:
-        program.wait()  # which got the same signal
-        raise
+        code = do(words, values, stdin=None)
     finally:
         say(f"`invoke restore {typed(name)}` brings back what was there before.")
     return code if code >= 0 else 128 - code

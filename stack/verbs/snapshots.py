@@ -21,7 +21,6 @@ from stack.verbs.login import administrator
 from stack.verbs.names import remember
 from stack.verbs.spares import (
     ask_what_goes,
-    make_copy,
     refuse_prepared,
     spare_of,
     take_over,
@@ -54,10 +53,8 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
             raise StackError(f"There is no database {cluster.database!r} to take a snapshot of. Type `invoke doctor`.")
         for database in (cluster.database, *(each.stored for each in old)):
             refuse_prepared(cluster, database)
-        take_over(cluster)
-        size = cluster.size(cluster.database)
-        tell_sessions(cluster)
-        made = make_copy(engine, cluster, cluster.database, cluster.database, size)
+        made = spares.copy_database(engine, cluster)
+        size = cluster.size(made)
         comment, limit, template = cluster.marks(cluster.database)
         now = time.time()
         for each in old:

@@ -194,6 +194,13 @@ def make_copy(engine: Engine, cluster: Cluster, source: str, title: str, size: i
     return made
 
 
+def copy_database(engine: Engine, cluster: Cluster) -> str:
+    """Copy the user's database, whose sessions are told and ended, and return the name of the copy."""
+    take_over(cluster)
+    tell_sessions(cluster)
+    return make_copy(engine, cluster, cluster.database, cluster.database, cluster.size(cluster.database))
+
+
 def make_room(engine: Engine, cluster: Cluster, size: int) -> None:
     """Give up what is kept for convenience, as far as so many bytes need it: first what `undo` would bring back."""
     if room_left(engine, cluster) < size + MARGIN and give_way(cluster):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 from stack.engines import choose
 from stack.engines.docker import machine
 from stack.engines.embedded import shutdown
-from stack.ground import register, settings
+from stack.ground import disk, register, settings
 from stack.ground.errors import StackError
 from stack.ground.tables import print_columns
 from stack.ground.talk import ago, confirm, counted, give, human, say
@@ -143,10 +142,8 @@ def _age(each: Stack) -> str:
 
 def _size(each: Stack) -> int:
     """Return the bytes of what may be looked at: a container's files may belong to another account."""
-    walked = (entry for leaf in ("pg", "convex", "embedded") for entry in os.walk(each.folder / "data" / leaf))
     total = 0
-    for directory, _, names in walked:
-        for name in names:
-            with suppress(OSError):  # a server removes files while we look
-                total += Path(directory, name).lstat().st_blocks * 512
+    for leaf in ("pg", "convex", "embedded"):
+        with suppress(PermissionError):
+            total += disk.used(each.folder / "data" / leaf)
     return total

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.engines.base import Engine, need
-from stack.ground import regular
+from stack.ground import disk, regular
 from stack.ground.disk import mount_points
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import confirm, human, say
@@ -191,19 +191,10 @@ def size(engine: Engine, path: Place) -> int | None:
     """Return the bytes in a directory or a volume, asking the engine where the user may not look."""
     if isinstance(path, Volume):
         return need(engine.data, engine).size(path)
-    total = 0
     try:
-        for directory, _, files in os.walk(path, onerror=_raise):
-            total += sum(Path(directory, name).lstat().st_blocks * 512 for name in files)
+        return disk.used(path)
     except PermissionError:
         return need(engine.data, engine).size(path)
-    except (FileNotFoundError, NotADirectoryError):  # a running server removes files while we look; or it is a file
-        return total
-    return total
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def tidy(engine: Engine) -> None:

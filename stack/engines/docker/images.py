@@ -30,10 +30,10 @@ class Images:
         wanted = self.missing() if missing else []
         names = [name for name, spec in self.plan.config["services"].items() if spec.get("image") in wanted]
         if do(self.plan.compose("pull", *names)):
-            absent = ", ".join(self.missing()) or "some"
+            absent = self.missing()
             raise StackError(
-                f"Images could not be pulled ({absent} missing); the reason stands above. Mend the network"
-                f" or the image's name{self.settings_of(self.missing())}, then type the command again."
+                f"Images could not be pulled ({', '.join(absent) or 'some'} missing); the reason stands above. Mend the"
+                f" network or the image's name{self.settings_of(absent)}, then type the command again."
             )
 
     def settings_of(self, images: list[str]) -> str:

@@ -196,31 +196,33 @@ def load(
         "name": "What to call it (default: the date and time).",
         "message": "What it is for; `invoke snapshots` shows it.",
         "replace": "Take the place of a snapshot of that name.",
+        "only": "pg, the database alone, or both (default: STACK_SNAPSHOT, both).",
     }
 )
-def snapshot(c: Context, name: str = "", message: str = "", replace: bool = False) -> None:
-    """Save the database as it is now, for `restore`; sessions on it are told and ended."""
+def snapshot(c: Context, name: str = "", message: str = "", replace: bool = False, only: str = "") -> None:
+    """Save the database and Convex as they are now, for `restore`; sessions on the database are told and ended."""
     from stack.engines import choose
     from stack.verbs import snapshots
 
     with choose.changing(ROOT) as chosen:
-        snapshots.take(chosen, name, message=message, overwrite=replace)
+        snapshots.take(chosen, name, message=message, overwrite=replace, only=only)
 
 
 @task(
     help={
         "name": "Which snapshot (default: the one taken last).",
+        "only": "pg or convex, one of the two, or both (default: STACK_SNAPSHOT, both).",
         "keep": "Keep what is replaced, as a snapshot of its own.",
         "yes": "Do not ask, though a replication slot or a subscription that is in use does not come along.",
     }
 )
-def restore(c: Context, name: str = "", keep: bool = False, yes: bool = False) -> None:
-    """Put a snapshot in the place of the database; `undo` brings back what is in it now, until the next such step."""
+def restore(c: Context, name: str = "", only: str = "", keep: bool = False, yes: bool = False) -> None:
+    """Put a snapshot in the place of what is there now, which `undo` brings back, until the next such step."""
     from stack.engines import choose
-    from stack.verbs import snapshots
+    from stack.verbs import restore
 
     with choose.changing(ROOT) as chosen:
-        snapshots.restore(chosen, name, keep=keep, yes=yes)
+        restore.restore(chosen, name, only=only, keep=keep, yes=yes)
 
 
 @task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 
+from stack.engines.backend import Copying, Still
 from stack.engines.base import NO_OTHER, Engine, Service, Start
 from stack.ground import settings
 from stack.ground.run import Command
@@ -14,6 +16,36 @@ from stack.server.address import Endpoint, Running
 from stack.server.identity import Identity
 from stack.server.pgdata import Contents
 from stack.server.processes import Holder
+
+
+class FakeBackend:
+    """A Convex backend that is not to be asked or told anything."""
+
+    def key(self) -> str:
+        raise AssertionError("no key is to be made")
+
+    def accepts(self, key: str) -> bool:
+        raise AssertionError("no key is to be tried")
+
+    def check_dashboard(self) -> None: ...
+
+    def directory(self) -> Path | None:
+        return None
+
+    def image(self) -> tuple[str, str]:
+        return "", ""
+
+    def copying(self, source: Path, target: Path, image: str) -> AbstractContextManager[Copying]:
+        raise AssertionError("nothing is to be copied")
+
+    def still(self) -> AbstractContextManager[Still]:
+        raise AssertionError("nothing is to stand still")
+
+    def stop(self) -> bool:
+        raise AssertionError("nothing is to be stopped")
+
+    def start(self) -> None:
+        raise AssertionError("nothing is to be started")
 
 
 class FakeData:

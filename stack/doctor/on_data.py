@@ -12,7 +12,7 @@ from stack.ground.catalog import POSTGRES
 from stack.ground.talk import human
 from stack.ground.trash import unfinished
 from stack.server import pgdata
-from stack.verbs import damage
+from stack.verbs import damage, exchange
 from stack.verbs.wipe import sweep
 
 HALLS = ("base", "global", "pg_wal", "pg_xact")
@@ -144,3 +144,19 @@ def leftovers(case: Case) -> Findings:
         yield warning(message, "Type `invoke doctor --fix`.", lambda: sweep(case.engine))
     else:
         yield ok("none")
+
+
+@check("log in")
+def pair(case: Case) -> Findings:
+    """No restore of the database and Convex was interrupted between the two.
+
+    `--fix` lets Convex follow, or takes the restore back; so do `invoke up` and the next command that changes data.
+    """
+    if exchange.marks(case.root):
+        yield warning(
+            "A restore was interrupted between the database and Convex: they may be of two moments.",
+            "Type `invoke up`, which finishes it.",
+            lambda: exchange.settle_after_start(case.engine),
+        )
+    else:
+        yield ok("none is half-way")

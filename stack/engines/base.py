@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Protocol, TypeVar
 
+from stack.engines.backend import Convex
 from stack.engines.checks import Check
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import Command
@@ -169,19 +170,6 @@ class Inside(Protocol):
 
     def titles(self) -> list[str]:
         """Return what the processes of the running server call themselves, one for each session among them."""
-
-
-class Convex(Protocol):
-    """The Convex backend."""
-
-    def key(self) -> str:
-        """Return a new admin key."""
-
-    def accepts(self, key: str) -> bool:
-        """Return whether an admin key is a good one; False when the backend does not tell."""
-
-    def check_dashboard(self) -> None:
-        """Raise StackError when the dashboard does not run."""
 
 
 class Engine(ABC):

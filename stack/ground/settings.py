@@ -20,6 +20,7 @@ DEFAULTS: dict[str, str] = {
     "STACK_ENGINE": "auto",
     "STACK_LAYERS": "dev",
     "STACK_SPARE": "1",
+    "STACK_SNAPSHOT": "both",
     "BIND_ADDRESS": "127.0.0.1",
     "POSTGRES_USER": "postgres",
     "POSTGRES_PASSWORD": "postgres",
@@ -53,6 +54,10 @@ class Settings:
     """The server of the external engine; nothing else reads it."""
     spare: bool
     """Whether a copy of the latest snapshot is kept ready for `restore`."""
+    snapshot: str
+    """What a snapshot holds and `restore` brings back, when nothing else is typed: both, or pg."""
+    has_secret: bool
+    """Whether CONVEX_INSTANCE_SECRET is set, so that admin keys outlive the data."""
     env_file: Path
     """`.env` where there is one, else the null device: what Compose is told to read."""
 
@@ -86,6 +91,8 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
         bin_dir=values["POSTGRES_BIN_DIR"],
         database_url=values["DATABASE_URL"],
         spare=values["STACK_SPARE"] == "1",
+        snapshot=values["STACK_SNAPSHOT"],
+        has_secret=bool(values["CONVEX_INSTANCE_SECRET"]),
         env_file=path if path.exists() else Path(os.devnull),
     )
 
@@ -134,6 +141,7 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
         "names of docker-compose.<name>.yml files with commas between them",
     ),
     "STACK_SPARE": (("0", "1").__contains__, "0 or 1"),
+    "STACK_SNAPSHOT": (("both", "pg").__contains__, "both or pg"),
     "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
     **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
     "POSTGRES_USER": (

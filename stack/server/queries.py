@@ -24,6 +24,11 @@ SESSIONS = "FROM pg_stat_activity WHERE datid = %s::oid AND pid <> pg_backend_pi
 WRITES: LiteralString = (
     "SELECT tup_inserted, tup_updated, tup_deleted, stats_reset FROM pg_stat_database WHERE datid = %s::oid"
 )
+HELD: LiteralString = """
+SELECT FROM pg_locks WHERE pid = %s AND granted AND locktype = 'object' AND classid = 'pg_database'::regclass
+  AND objid = %s::oid AND mode = 'ShareLock'
+  AND NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE datid = objid)"""
+"""Whether a session that copies a database has locked it, and nobody is in it: until it is copied nobody writes."""
 GOT_IN: LiteralString = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datid = %s::oid"
 TOO_LONG: LiteralString = """
 SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_locks AS h USING (locktype, classid, objid)

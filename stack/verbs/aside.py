@@ -18,7 +18,7 @@ from stack.ground.threads import beside
 from stack.server.admin import Cluster
 from stack.server.queries import GOT_IN, SETTINGS, STUCK, TOO_LONG, WRITES
 from stack.server.session import LoginFailed
-from stack.verbs import drop, made_roles, names, spares, store
+from stack.verbs import drop, exchange, made_roles, spares, store
 from stack.verbs.login import administrator
 from stack.verbs.store import FILLING, MAKING, MARK, WORK
 
@@ -86,6 +86,7 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
     they write would be lost. `by` is the command, as it is typed; `room` the bytes that are needed at least.
     """
     with administrator(engine, WORK) as cluster:
+        exchange.settle(engine, cluster)
         if cluster.oid(cluster.database) is None:
             raise StackError(f"There is no database {cluster.database!r} to load into. Type `invoke doctor`.")
         spares.refuse_prepared(cluster, cluster.database)
@@ -110,7 +111,7 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
             spares.refuse_prepared(cluster, place.name)
             spares.ask_what_goes(cluster, cluster.database, goes, keep=False, yes=yes)
             _exchange(place, second, by, taken_away=not afresh)
-        names.remember(engine, cluster)
+        spares.tell_and_tidy(engine, cluster)
         made_roles.tell_shut_out(cluster, place.made)
     spares.go_on_in_background(engine)
 

@@ -18,6 +18,7 @@ from stack.verbs.forks import forks
 from stack.verbs.store import (
     DOOMED,
     LATEST,
+    MAKING,
     MARK,
     SPARE,
     UNDO,
@@ -159,7 +160,8 @@ class Kept(NamedTuple):
         return f"{datetime.fromtimestamp(self.at):%Y-%m-%d %H:%M:%S}"
 
     def __str__(self) -> str:
-        what = f"the snapshot {self.was.name}" if self.is_snapshot else f"{self.was.database} as it was"
+        parts = [self.was.database] * self.was.pg + ["Convex"] * bool(self.was.convex)
+        what = f"the snapshot {self.was.name}" if self.is_snapshot else f"{' and '.join(parts)} as it was"
         return f"{what} before `invoke {self.by}`, {self.moment} ({human(self.size)})"
 
 
@@ -174,7 +176,23 @@ def kept_back(cluster: Cluster) -> Kept | None:
     return None
 
 
-def keep_back(cluster: Cluster, by: str, *, whatever: bool = False, shut: bool = True) -> bool:
+class Beside(NamedTuple):
+    """What is kept along with a database, of Convex: nothing without digits."""
+
+    digits: str = ""
+    """Those of the database, which the directory has in its name."""
+    image: str = ""
+    built: str = ""
+
+
+def keep_back(
+    cluster: Cluster,
+    by: str,
+    *,
+    whatever: bool = False,
+    shut: bool = True,
+    half: Beside = Beside(),  # noqa: B008
+) -> bool:
     """Take the user's database out of its place, within a transaction, for `undo` to bring it back.
 
     One with a replication slot or a subscription is given up instead, unless `whatever`: nobody would use the slot, and
@@ -186,9 +204,27 @@ def keep_back(cluster: Cluster, by: str, *, whatever: bool = False, shut: bool =
         give_up(cluster, cluster.database, shut=shut)
         return False
     comment, limit, template = cluster.marks(cluster.database)
-    was = Snapshot("", 0, "none", "", cluster.database, time.time(), 0, cluster.version, "", comment, limit, template)
-    _keep_as_step(cluster, cluster.database, was, by, shut=shut)
+    was = Snapshot(
+        "", 0, "none", "", cluster.database, time.time(), 0, cluster.version, "", comment, limit, template,
+        convex=half.image, convex_built=half.built,
+    )  # fmt: skip
+    _keep_as_step(cluster, cluster.database, was, by, shut=shut, digits=half.digits)
     return True
+
+
+def make_stand_in(cluster: Cluster, like: str, half: Beside) -> str:
+    """Make an empty database that is to stand for a directory of Convex alone, and return its name."""
+    made = MAKING + half.digits
+    cluster.make_like(like, made, limit=MARK, comment=made_comment())
+    return made
+
+
+def keep_convex_back(cluster: Cluster, stand_in: str, by: str, half: Beside) -> None:
+    """Keep Convex's directory alone for `undo`, within a transaction."""
+    was = Snapshot(
+        "", 0, "none", "", cluster.database, time.time(), pg=False, convex=half.image, convex_built=half.built
+    )
+    _keep_as_step(cluster, stand_in, was, by, shut=False, digits=half.digits)
 
 
 def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> bool:
@@ -200,10 +236,10 @@ def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> bool:
     return kept
 
 
-def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str, *, shut: bool) -> None:
+def _keep_as_step(cluster: Cluster, database: str, was: Snapshot, by: str, *, shut: bool, digits: str = "") -> None:
     give_way(cluster)
     told = json.dumps({**json.loads(was.facts()), "id": was.id, "undo": by, "at": time.time()})
-    _take_away(cluster, database, UNDO + uuid.uuid4().hex, told, shut=shut)
+    _take_away(cluster, database, UNDO + (digits or uuid.uuid4().hex), told, shut=shut)
 
 
 def give_way(cluster: Cluster) -> bool:

@@ -19,7 +19,6 @@ from stack.server.admin import Cluster
 from stack.verbs import drop, spares, store
 from stack.verbs.forks import Fork, forks
 from stack.verbs.login import administrator
-from stack.verbs.names import remember
 from stack.verbs.store import WORK
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -53,7 +52,7 @@ def fork(engine: Engine, name: str = "", *, source: str = "", ttl: str = "", as_
             cluster.allow(made, anybody=True, limit=limit)
             cluster.set_comment(made, new.facts())
             cluster.rename(made, name)
-        remember(engine, cluster)
+        spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
     told = _told(new, endpoint)
     give(json.dumps(told, indent=2) if as_json else told["url"])

@@ -11,39 +11,39 @@ from datetime import datetime, timezone
 from typing import Any
 
 from stack.engines.base import Engine
+from stack.ground import files
 from stack.ground.errors import Refused, StackError
 from stack.ground.tables import print_columns
 from stack.ground.talk import confirm, give, human, say
 from stack.server.admin import Cluster
-from stack.verbs import spares
-from stack.verbs.drop import BACK, clear_out, doom, keep_back, keep_snapshot_back, kept_back, what_goes
+from stack.verbs import exchange, spares
+from stack.verbs.drop import BACK, clear_out, doom, keep_snapshot_back, kept_back, what_goes
+from stack.verbs.halves import Copied, Halves, same_moment
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
-from stack.verbs.spares import (
-    ask_what_goes,
-    refuse_prepared,
-    spare_of,
-    take_over,
-    tell_sessions,
-)
-from stack.verbs.store import MARK, WORK, Snapshot, every_one, find_one, of_database, typed, unwanted_copies
+from stack.verbs.restore import what
+from stack.verbs.spares import refuse_prepared, take_over, tell_and_tidy
+from stack.verbs.store import WORK, Snapshot, every_one, find_one, free_name, of_database, typed, unwanted_copies
 
 LONGEST = 200
 """Characters in the name of a snapshot: more than a person reads in a table."""
 
 
-def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool = False) -> str:
-    """Copy the database into a snapshot, and return its name; without one the clock gives it.
+def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool = False, only: str = "") -> str:
+    """Copy the database, and Convex's directory, into a snapshot, and return its name; without one the clock gives it.
 
-    Ends the sessions on the database; new ones wait until the copy is made. Raises Refused when the name is taken
-    (unless `overwrite`) or cannot be one, StackError when there is no room or the copy fails.
+    Ends the sessions on the database; new ones wait until the copy is made, and Convex stands still meanwhile. Raises
+    Refused when the name is taken (unless `overwrite`) or cannot be one, StackError when there is no room or a copy
+    fails.
     """
     name = _checked(name) if name else ""
     if not message.isprintable():
         raise Refused("A message is one line of printable characters. Nothing was done.")
+    only = what(engine, only, ("", "both", "pg"))
     with administrator(engine, WORK) as cluster:
+        exchange.settle(engine, cluster)
         there = of_database(cluster)
-        name = name or _from_the_clock(there)
+        name = name or free_name(there)
         old = [each for each in there if each.name == name]
         if old and not overwrite:
             raise Refused(
@@ -53,58 +53,54 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
             raise StackError(f"There is no database {cluster.database!r} to take a snapshot of. Type `invoke doctor`.")
         for database in (cluster.database, *(each.stored for each in old)):
             refuse_prepared(cluster, database)
-        made = spares.copy_database(engine, cluster)
-        size = cluster.size(made)
-        comment, limit, template = cluster.marks(cluster.database)
-        now = time.time()
-        for each in old:
-            clear_out(cluster, each)
-        with cluster.transaction():
-            turn = cluster.transaction_id()
-            new = Snapshot(
-                uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, message, comment,
-                limit, template, turn, turn,
-            )  # fmt: skip
-            for each in old:
-                doom(cluster, each)
-            cluster.rename(made, new.stored)
-            cluster.set_comment(new.stored, new.facts())
-        remember(engine, cluster)
+        take_over(cluster)
+        spares.make_room(engine, cluster, cluster.size(cluster.database))
+        with same_moment(engine, cluster, wanted=only == "both") as copied:
+            made = spares.copy_database(engine, cluster)
+        new = _become_snapshot(engine, cluster, (made, copied), old, (name, message))
+        tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
-    say(f"Took the snapshot {name} of {new.database} ({human(size)}). `invoke restore {typed(name)}` brings it back.")
+    say(_told(new, copied))
     return name
 
 
-def restore(engine: Engine, name: str = "", *, keep: bool = False, yes: bool = False) -> None:
-    """Put a snapshot, the newest when there is no name, in the place of the database.
+def _become_snapshot(
+    engine: Engine, cluster: Cluster, made: tuple[str, Copied], old: list[Snapshot], told: tuple[str, str]
+) -> Snapshot:
+    """Let the copies be a snapshot with a name and a message, in the place of those that had the name."""
+    (database, copied), (name, message) = made, told
+    size = cluster.size(database)
+    comment, limit, template = cluster.marks(cluster.database)
+    now = time.time()
+    for each in old:
+        clear_out(cluster, each)
+    new = Snapshot(
+        uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, message, comment, limit,
+        template, convex=copied.image, convex_built=copied.built, convex_size=copied.size,
+    )  # fmt: skip
+    if copied.half:  # until the database has its name it is nobody's
+        there = Halves(engine, cluster)
+        copied.half.rename(there.of(new.stored))
+        files.sync_directory(there.data)
+    with cluster.transaction():
+        turn = cluster.transaction_id()
+        new = replace(new, turn=turn, used_turn=turn)
+        for each in old:
+            doom(cluster, each)
+        cluster.rename(database, new.stored)
+        cluster.set_comment(new.stored, new.facts())
+    return new
 
-    With a spare that is two renames; without, a copy is made first. The replaced database is what `undo` brings back,
-    or becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are
-    named, and when one is in use, that is asked about unless `yes`. Raises StackError; the database is then as it was.
-    """
-    with administrator(engine, WORK) as cluster:
-        snapshot = find_one(cluster, name)
-        refuse_prepared(cluster, cluster.database)
-        told = ask_what_goes(cluster, cluster.database, set(), keep=keep, yes=yes)
-        new = spare_of(engine, cluster, snapshot)
-        there = cluster.oid(cluster.database) is not None
-        ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
-        tell_sessions(cluster)
-        with cluster.alone(cluster.database), cluster.transaction():
-            turn, kept = cluster.transaction_id(), False
-            used = replace(snapshot, used=time.time(), used_turn=turn)
-            cluster.set_comment(snapshot.stored, used.facts())
-            cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
-            cluster.set_comment(new, snapshot.comment)
-            if there and keep:
-                _keep(cluster, snapshot, turn)
-            elif there:
-                kept = keep_back(cluster, f"restore {typed(snapshot.name)}")
-            cluster.rename(new, cluster.database)
-        remember(engine, cluster)
-    spares.go_on_in_background(engine)
-    back = f" {BACK}" if kept else ""
-    say(f"{cluster.database} is as it was when the snapshot {snapshot.name} was taken, {snapshot.moment}.{back}")
+
+def _told(new: Snapshot, copied: Copied) -> str:
+    what, parts, stood = f"Took the snapshot {new.name} of {new.database} ({human(new.size)})", "it", ""
+    if still := copied.still:
+        what, parts = f"{what} and Convex ({human(new.convex_size)})", "both"
+        if still.why_stopped:
+            stood = f", which was stopped for {still.seconds:.1f} s (it cannot be frozen: {still.why_stopped})"
+        elif still.seconds:
+            stood = f", which stood still for {still.seconds:.2f} s"
+    return f"{what}{stood}. `invoke restore {typed(new.name)}` brings {parts} back."
 
 
 def drop(engine: Engine, name: str, *, yes: bool) -> None:
@@ -116,7 +112,8 @@ def drop(engine: Engine, name: str, *, yes: bool) -> None:
         raise Refused("Which snapshot? Type `invoke drop-snapshot NAME`; `invoke snapshots` lists them.")
     with administrator(engine, WORK) as cluster:
         snapshot = find_one(cluster, name)
-        what = f"{snapshot.name} ({human(snapshot.size)}, taken {snapshot.moment})"
+        parts = human(snapshot.size) + f" and {human(snapshot.convex_size)} of Convex" * bool(snapshot.convex)
+        what = f"{snapshot.name} ({parts}, taken {snapshot.moment})"
         refuse_prepared(cluster, snapshot.stored)
         for line, _ in what_goes(cluster, snapshot.stored):
             say(f"With it goes {line}.")
@@ -125,7 +122,7 @@ def drop(engine: Engine, name: str, *, yes: bool) -> None:
         clear_out(cluster, snapshot)
         with cluster.transaction():
             kept = keep_snapshot_back(cluster, snapshot)
-        remember(engine, cluster)
+        tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
     say(f"Deleted the snapshot {snapshot.name}.{f' {BACK}' * kept}")
 
@@ -146,19 +143,6 @@ def listed(engine: Engine) -> list[Snapshot]:
         return every_one(cluster)
 
 
-def _keep(cluster: Cluster, restored: Snapshot, turn: int) -> None:
-    """Make a snapshot of the database by giving it another name, within a transaction."""
-    kept = Snapshot(
-        uuid.uuid4().hex, 0, "none", _from_the_clock(of_database(cluster)), cluster.database, time.time(), 0,
-        cluster.version, f"replaced by {restored.name}", *cluster.marks(cluster.database), turn,
-    )  # fmt: skip
-    cluster.allow(cluster.database, anybody=False, limit=MARK)
-    cluster.set_comment(cluster.database, kept.facts())
-    cluster.shut(cluster.database)
-    cluster.rename(cluster.database, kept.stored)
-    say(f"What is replaced stays as the snapshot {kept.name}.")
-
-
 def _checked(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     if not name.isprintable() or name != name.strip() or len(name) > LONGEST:
@@ -169,22 +153,25 @@ def _checked(name: str) -> str:
     return name
 
 
-def _from_the_clock(there: list[Snapshot]) -> str:
-    name, taken = f"{datetime.now():%Y-%m-%d_%H%M%S}", {each.name for each in there}
-    return next(free for free in (name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))) if free not in taken)
-
-
 def print_list(engine: Engine, *, as_json: bool) -> None:
     """Print the snapshots of every database of the cluster, the newest first."""
     found = listed(engine)
     if as_json:
         give(json.dumps([_snapshot(each) for each in found], indent=2))
     elif found:
-        rows = [(each.name, each.age, human(each.size), each.spare, each.database, each.message)
-                for each in found]  # fmt: skip
-        print_columns(("SNAPSHOT", "AGE", "SIZE", "SPARE", "DATABASE", "MESSAGE"), rows)
+        both = any(each.convex for each in found)
+        rows = [
+            (each.name, each.age, human(each.size), *[_convex(each)] * both, each.spare, each.database, each.message)
+            for each in found
+        ]
+        print_columns(("SNAPSHOT", "AGE", "SIZE", *["CONVEX"] * both, "SPARE", "DATABASE", "MESSAGE"), rows)
     else:
         say("There is no snapshot. `invoke snapshot` takes one.")
+
+
+def _convex(each: Snapshot) -> str:
+    """Return how big Convex's part is; one that a restore has replaced was not counted."""
+    return "-" if not each.convex else human(each.convex_size) if each.convex_size else "yes"
 
 
 def _snapshot(each: Snapshot) -> dict[str, Any]:
@@ -196,4 +183,5 @@ def _snapshot(each: Snapshot) -> dict[str, Any]:
         "server_version": each.server_version,
         "message": each.message,
         "spare": each.spare,
+        "convex": {"image": each.convex, "bytes": each.convex_size} if each.convex else None,
     }

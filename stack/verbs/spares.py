@@ -18,6 +18,7 @@ from stack.ground.talk import confirm, counted, human, live, say
 from stack.ground.threads import begin
 from stack.server import waits
 from stack.server.admin import Cluster
+from stack.verbs import halves, wipe
 from stack.verbs.drop import clear_all_but, drop_one, end_forks, give_way, what_goes
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
@@ -55,6 +56,8 @@ def keep_ready(engine: Engine) -> None:
         end_forks(cluster)
         for _ in range(2):  # the second time there may be the room that the first has made
             wanted = wanted_snapshot(engine, cluster)
+            if wanted and wanted.convex:
+                _make_spare_half(engine, cluster, wanted)
             if wanted and wanted.spare != "ready" and room_left(engine, cluster) > wanted.size + RESERVE:
                 _make_spare(cluster, wanted)
             if room_left(engine, cluster) < MARGIN:
@@ -62,7 +65,9 @@ def keep_ready(engine: Engine) -> None:
             clear_all_but(cluster, SPARE + wanted.id if wanted else "")
             wanted = wanted_snapshot(engine, cluster)
             if not wanted or wanted.spare == "ready":
-                return
+                break
+    with suppress(StackError):
+        wipe.sweep(engine)
 
 
 def clear(engine: Engine) -> None:
@@ -78,6 +83,16 @@ def wanted_snapshot(engine: Engine, cluster: Cluster) -> Snapshot | None:
     """Return the snapshot that is to have a spare."""
     there = of_database(cluster) if engine.settings.spare else []
     return max(there, key=lambda each: each.last_used, default=None)
+
+
+def _make_spare_half(engine: Engine, cluster: Cluster, wanted: Snapshot) -> None:
+    """Copy the directory of Convex that the next `restore` will want."""
+    there = halves.Halves(engine, cluster)
+    source, spare = there.of(wanted.stored), there.of(SPARE + wanted.id)
+    room = disk.free(there.data) > wanted.convex_size + RESERVE
+    if engine.convex and room and source.exists() and not spare.exists():
+        with suppress(StackError, OSError):
+            halves.copy(engine.convex, there, source, spare)
 
 
 def _make_spare(cluster: Cluster, wanted: Snapshot) -> None:
@@ -208,6 +223,13 @@ def make_room(engine: Engine, cluster: Cluster, size: int) -> None:
         remember(engine, cluster)
     if room_left(engine, cluster) < size + MARGIN:
         clear_all_but(cluster)
+
+
+def tell_and_tidy(engine: Engine, cluster: Cluster) -> None:
+    """Write down what there is now, for when the server is down, and give up the directories that nobody wants."""
+    remember(engine, cluster)
+    if halves.all_of(engine.root):
+        halves.Halves(engine, cluster).clear(wanted_snapshot(engine, cluster))
 
 
 @contextmanager

@@ -79,6 +79,14 @@ class Snapshot:
     one, so the clock must do."""
     used_turn: int = 0
     """The same, of the one that took or restored it last."""
+    convex: str = ""
+    """The image of the Convex backend whose directory was saved at the same moment; empty: the database alone."""
+    convex_built: str = ""
+    """When that image was built."""
+    convex_size: int = 0
+    """The bytes in that directory; 0 where nobody has counted them."""
+    pg: bool = True
+    """Whether there is a database in it; else it stands for a directory of Convex alone."""
 
     @property
     def stored(self) -> str:
@@ -208,6 +216,10 @@ def read_facts(comment: str | None) -> dict[str, Any]:
         "template": lambda value: isinstance(value, bool),
         "turn": whole(0, 1 << 64),
         "used_turn": whole(0, 1 << 64),
+        "convex": words,
+        "convex_built": words,
+        "convex_size": whole(0, 1 << 64),
+        "pg": lambda value: isinstance(value, bool),
     }
     told = read_json(comment)
     return {name: told[name] for name, can_be in judges.items() if name in told and can_be(told[name])}
@@ -246,6 +258,12 @@ def find_one(cluster: Cluster, name: str) -> Snapshot:
         return there[0]
     names = ", ".join(each.name for each in there)
     raise Refused(f"There is no snapshot {name!r} of {cluster.database}, so nothing was done. There are: {names}.")
+
+
+def free_name(there: list[Snapshot]) -> str:
+    """Return a name by the clock that no snapshot has."""
+    name, taken = f"{datetime.now():%Y-%m-%d_%H%M%S}", {each.name for each in there}
+    return next(free for free in (name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))) if free not in taken)
 
 
 def unwanted_copies(cluster: Cluster, spare: str = SPARE) -> list[Stored]:

@@ -16,6 +16,7 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.talk import confirm, human, say
 from stack.ground.trash import ASIDE, unfinished
 from stack.ground.volume import Place, Volume
+from stack.verbs import exchange, halves
 from stack.verbs.dump import dump
 from stack.verbs.names import STEP, names_of
 
@@ -36,6 +37,8 @@ class Loss:
     """In bytes; None when nobody here can tell."""
 
     snapshots: tuple[str, ...] = ()
+    halves: tuple[Path, ...] = ()
+    """The directories of Convex that belong to them, and go with them."""
 
     def __str__(self) -> str:
         size = "size unknown" if self.size is None else human(self.size)
@@ -46,6 +49,10 @@ class Loss:
             for each in self.snapshots
             if each.startswith(STEP)
         )
+        if self.halves and self.leaf == "convex":
+            with_it += "; what snapshots keep of it stays"
+        elif self.halves:
+            with_it += f", with what they keep of Convex ({', '.join(half.name for half in self.halves)})"
         return f"{self.path}  ({size}): {LEAVES[self.leaf]}{with_it}"
 
 
@@ -88,7 +95,13 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
         refuse_if_held(engine, path)
         data.check_deletable(path)
     there = {name: path for name, path in chosen.items() if data.there(path)}
-    return [Loss(name, path, size(engine, path), _snapshots(engine, path)) for name, path in there.items()]
+    kept = {name: tuple(halves.all_of(engine.root)) for name in ("pg", "convex")}
+    if "pg" in there:
+        kept["convex"] = ()
+    return [
+        Loss(name, path, size(engine, path), _snapshots(engine, path), kept.get(name, ()))
+        for name, path in there.items()
+    ]
 
 
 def _snapshots(engine: Engine, path: Place) -> tuple[str, ...]:
@@ -157,6 +170,9 @@ def wipe(engine: Engine, stores: Mapping[str, Place]) -> None:
             check(engine.root, leaf, path)
         refuse_if_held(engine, path)
     paths = [path for path in stores.values() if isinstance(path, Path)]
+    paths += halves.all_of(engine.root) if "pg" in stores else []
+    if {"pg", "convex"} & stores.keys():
+        exchange.forget(engine.root)
     mine = [path.with_name(f"{ASIDE}{path.name}-{os.getpid()}") for path in paths]
     for path, aside in zip(paths, mine, strict=True):
         try:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+from stack.engines.backend import Copying
+from stack.engines.docker import copying
 from stack.engines.docker.containers import Containers
 from stack.engines.docker.plan import BACKEND, published
+from stack.engines.docker.words import explain
 from stack.ground import catalog
 from stack.ground.errors import StackError
-from stack.ground.run import look
+from stack.ground.run import PIPE, look, start
+
+LEAF = catalog.BACKEND.leaf
 
 
 class Convex:
@@ -16,6 +24,60 @@ class Convex:
 
     def __init__(self, containers: Containers) -> None:
         self.containers = containers
+        self.plan = containers.plan
+
+    def directory(self) -> Path | None:
+        """Return the directory in data/ that holds all its state; None when that is elsewhere, or there is none."""
+        place = self.plan.places().get(LEAF)
+        usual = self.plan.root / "data" / LEAF
+        return place if place == usual and place.is_dir() and not place.is_symlink() else None
+
+    def image(self) -> tuple[str, str]:
+        """Return its image, and when that was built; empty where nobody can tell."""
+        if row := self._row():
+            name = self.containers.ask("inspect", "--format", "{{.Config.Image}}", row["id"]).strip()
+        else:
+            name = self.plan.config["services"].get(BACKEND, {}).get("image", "")
+        told = look(["docker", "image", "inspect", "--format", "{{.Created}}", name])
+        return name, told.stdout.strip()
+
+    def copying(self, source: Path, target: Path, image: str) -> contextlib.AbstractContextManager[Copying]:
+        """Make ready to copy a directory to one beside it, whoever owns what is in it, by a program in an image."""
+        return copying.copying(source, target, image)
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[Still]:
+        """Let the backend stand still until this is left, or `go_on`; it does so too when this process is killed.
+
+        It is frozen, so that its clients stay connected, or stopped where Docker cannot freeze it.
+        """
+        row = self._row()
+        still = Still(row["id"] if row and row["state"] == "running" else "")
+        try:
+            still.begin()
+            yield still
+        finally:
+            still.go_on()
+
+    def stop(self) -> bool:
+        """Stop the backend, and return whether it ran."""
+        row = self._row()
+        if not row or row["state"] not in ("running", "paused", "restarting"):
+            return False
+        if row["state"] == "paused":  # it would hear the signal only then
+            self.containers.ask("unpause", row["id"])
+        told = look(["docker", "stop", row["id"]])
+        if told.returncode:
+            raise explain(told.stderr)
+        return True
+
+    def start(self) -> None:
+        """Start the backend again; return at once. Where it has no container, `up` makes one."""
+        if row := self._row():
+            self.containers.ask("start", row["id"])
+
+    def _row(self) -> dict[str, str] | None:
+        return next((row for row in self.containers.own() if row["service"] == BACKEND), None)
 
     def key(self) -> str:
         """Return a new admin key of the Convex backend."""
@@ -28,7 +90,7 @@ class Convex:
         """Return whether an admin key is a good one; False when the backend does not tell."""
         from http.client import HTTPConnection, HTTPException
 
-        where = published(self.containers.plan.config["services"].get(BACKEND, {}), catalog.BACKEND.port)
+        where = published(self.plan.config["services"].get(BACKEND, {}), catalog.BACKEND.port)
         if not where or not key.isprintable() or not key.isascii():
             return False
         connection = HTTPConnection(*where, timeout=5)
@@ -40,3 +102,41 @@ class Convex:
     def check_dashboard(self) -> None:
         """Raise StackError when the dashboard does not run."""
         self.containers.running(catalog.DASHBOARD.name)
+
+
+class Still:
+    """A container that stands still for as long as a pipe to a waiting shell is open, which ends with this process."""
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self.why_stopped = ""
+        self.seconds = 0.0
+
+    def begin(self) -> None:
+        """Freeze it, else stop it; nothing when it does not run. Raises StackError."""
+        if not self._container:
+            return
+        # In a session of its own: neither Ctrl-C nor the end of the terminal reaches it.
+        self._waiting = start(
+            ["sh", "-c", 'read -r _; docker unpause "$0" || docker start "$0"', self._container],
+            stdin=PIPE, outlives=Path("/"),
+        )  # fmt: skip
+        self._begun = time.monotonic()
+        told = look(["docker", "pause", self._container])
+        if told.returncode:
+            self.why_stopped = " ".join(told.stderr.split()).rstrip(".")
+            stopped = look(["docker", "stop", self._container])
+            if stopped.returncode:
+                raise explain(stopped.stderr)
+
+    def go_on(self) -> None:
+        """Let it go on. Raises StackError when it does not."""
+        if not self._container:
+            return
+        container, self._container = self._container, ""
+        assert self._waiting.stdin
+        self._waiting.stdin.close()
+        failed = self._waiting.wait()
+        self.seconds = time.monotonic() - self._begun
+        if failed:
+            raise explain(look(["docker", "unpause", container]).stderr)

@@ -250,11 +250,10 @@ class Data:
 
 
 def _mount(place: Place) -> str:
-    """Return what --mount is told, which is read as one line of CSV."""
+    """Return what --mount is told."""
     if isinstance(place, Volume):
         return f"type=volume,source={place.name},target=/data,volume-nocopy"
-    source = str(place).replace('"', '""')
-    return f'type=bind,"source={source}",target=/data'
+    return mountable.bind(place)
 
 
 def _kilobytes(du: subprocess.CompletedProcess[str] | None) -> int | None:

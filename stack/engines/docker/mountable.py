@@ -1,4 +1,4 @@
-"""Which paths Docker cannot mount, and what to do about them."""
+"""How Docker is told to mount a directory; which paths it cannot, and what to do about them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import shlex
 from pathlib import Path
 
 from stack.ground.errors import Refused
+
+
+def bind(place: Path) -> str:
+    """Return what --mount is told of a directory, which is read as one line of CSV; it is seen as /data."""
+    source = str(place).replace('"', '""')
+    return f'type=bind,"source={source}",target=/data'
 
 
 def unbindable(root: Path) -> tuple[str, str] | None:

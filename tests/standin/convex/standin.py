@@ -4,6 +4,7 @@ Keeps what this repository relies on: ports, paths, files, admin keys, signals, 
 Convex, says so in every answer and in its log, and answers 404 to all else rather than pretend to run a query.
 """
 
+import contextlib
 import hmac
 import html
 import json
@@ -98,6 +99,14 @@ def called_from_inside(origin: str) -> Answer:
     return (502, TEXT, told.stderr) if told.returncode else (200, TEXT, told.stdout)
 
 
+def counted(*, raised: bool) -> Answer:
+    """Answer with a number that is kept in the database, raised by one or as it is: what is there can be told by it."""
+    with contextlib.closing(sqlite3.connect(DATA / "db.sqlite3", timeout=30)) as database, database:
+        if raised:
+            database.execute("UPDATE counter SET n = n + 1")
+        return 200, TEXT, str(database.execute("SELECT n FROM counter").fetchone()[0])
+
+
 def backend() -> None:
     """Serve the API and the HTTP actions ports until SIGINT; SIGTERM does nothing, as upstream."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -109,6 +118,8 @@ def backend() -> None:
     with sqlite3.connect(DATA / "db.sqlite3") as database:
         database.execute("CREATE TABLE IF NOT EXISTS standin (started TEXT)")
         database.execute("INSERT INTO standin VALUES (datetime())")
+        database.execute("CREATE TABLE IF NOT EXISTS counter (n INTEGER)")
+        database.execute("INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter)")
 
     def check(authorization: str) -> Answer:
         instance, _, rest = authorization.removeprefix("Convex ").partition("|")
@@ -120,6 +131,8 @@ def backend() -> None:
     def api(path: str, authorization: str) -> Answer:
         if path == "/api/check_admin_key":
             return check(authorization)
+        if path.startswith("/stand-in/counter"):
+            return counted(raised=path.endswith("/raise"))
         if path.startswith("/stand-in/origin/"):
             return called_from_inside(os.environ[f"CONVEX_{path.rpartition('/')[2]}_ORIGIN"])
         texts = {

@@ -16,6 +16,7 @@ from stack.engines.external import External
 from stack.ground import settings
 from stack.ground.errors import Refused, StackError
 from stack.verbs import diff, snapshots, spares, up, visit
+from stack.verbs import restore as restore_room
 from tests.unit.conftest import embedded
 
 pytestmark = pytest.mark.xdist_group("diff")  # they share a server
@@ -89,7 +90,7 @@ def test_a_changed_schema_is_a_unified_diff(engine: Embedded, capsys: pytest.Cap
     assert "restrict" not in told.out
     assert "That has changed since the snapshot before, taken " in told.err
     assert "`invoke restore before` brings it back" in told.err
-    snapshots.restore(engine, "before")  # the cure
+    restore_room.restore(engine, "before")  # the cure
     assert not compare(engine)
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from stack.engines.base import Convex
 from stack.ground.errors import Refused, StackError
 from stack.verbs import env
-from tests.fake import FakeEngine
+from tests.fake import FakeBackend, FakeEngine
 
 KEY = "CONVEX_SELF_HOSTED_ADMIN_KEY"
 
 
-class Keys(Convex):
+class Keys(FakeBackend):
     """A backend that takes the keys which it has given out."""
 
     def __init__(self) -> None:
@@ -30,8 +29,6 @@ class Keys(Convex):
 
     def accepts(self, key: str) -> bool:
         return key in self.given
-
-    def check_dashboard(self) -> None: ...
 
 
 class WithConvex(FakeEngine):

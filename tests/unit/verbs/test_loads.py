@@ -20,6 +20,7 @@ from stack.ground.run import look
 from stack.server.admin import Cluster
 from stack.verbs import dump as dump_room
 from stack.verbs import load as load_room
+from stack.verbs import restore as restore_room
 from stack.verbs import snapshots, spares, undo, up
 from tests.unit.conftest import embedded
 
@@ -512,11 +513,11 @@ def test_undo_brings_back_what_seed_and_restore_replaced(engine: Embedded) -> No
     undo.undo(engine)
     assert not there(engine, "a")
     undo.undo(engine)
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert not there(engine, "a")
     undo.undo(engine)
     assert there(engine, "a")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert [each.name for each in snapshots.listed(engine)] == ["one"]
 
 
@@ -533,7 +534,7 @@ def test_undo_brings_back_a_snapshot_that_was_dropped(engine: Embedded) -> None:
     assert snapshots.listed(engine) == []
     undo.undo(engine)
     ask(engine, "DROP TABLE kept")
-    snapshots.restore(engine, "one")
+    restore_room.restore(engine, "one")
     assert there(engine, "kept")
 
 

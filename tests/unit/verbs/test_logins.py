@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from stack.engines.embedded.engine import Embedded
+from stack.verbs import restore as restore_room
 from stack.verbs import snapshots, spares, up
 from stack.verbs.login import administrator
 from tests.unit.conftest import embedded
@@ -97,7 +98,7 @@ def test_a_client_that_tries_once_more_gets_in_while_names_are_exchanged(
     with Clients(server, 4) as clients:
         for _ in range(10):
             time.sleep(0.1)
-            snapshots.restore(server, "one")
+            restore_room.restore(server, "one")
     assert not clients.shut_out
     assert clients.told["in"] > 40
     assert clients.told["refused"] <= 5, clients.told  # of a machine that is too busy to empty it in time
@@ -143,7 +144,7 @@ def test_whoever_reads_the_list_of_databases_holds_nobody_up(server: Embedded, m
     slowest = 0.0
     with ExitStack() as held, Clients(server, 2) as clients:
         held.enter_context(reader_of_names(server))
-        exchange = threading.Thread(target=lambda: snapshots.restore(server, "one"))
+        exchange = threading.Thread(target=lambda: restore_room.restore(server, "one"))
         exchange.start()
         while exchange.is_alive():
             begun = time.monotonic()

@@ -15,6 +15,7 @@ import pytest
 
 from stack.engines.embedded.engine import Embedded
 from stack.ground.errors import StackError
+from stack.verbs import restore as restore_room
 from stack.verbs import snapshots, spares
 from stack.verbs import up as up_room
 from tests import crashes
@@ -58,7 +59,7 @@ def test_crashes_lose_nothing(engine: Embedded, seed: int) -> None:
 
     def work(name: str, restoring: bool) -> None:
         if restoring:
-            snapshots.restore(engine, name)
+            restore_room.restore(engine, name)
         else:
             snapshots.take(engine, name, overwrite=True)
 
@@ -70,7 +71,7 @@ def test_crashes_lose_nothing(engine: Embedded, seed: int) -> None:
         crash=lambda name, restoring: crash(engine, chance, lambda: work(name, restoring)),
         names=lambda: {each.name for each in snapshots.listed(engine)},
         take=lambda name: snapshots.take(engine, name),
-        restore=lambda name: snapshots.restore(engine, name),
+        restore=lambda name: restore_room.restore(engine, name),
     )
     ours = "SELECT count(*), '' FROM pg_database WHERE datname ~ '^stack[-_](?!undo)'"
     assert ask(engine, ours) == (left + 1, "")  # and the spare

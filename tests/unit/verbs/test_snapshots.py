@@ -22,6 +22,7 @@ from stack.engines.external import External
 from stack.ground import settings
 from stack.ground.errors import Refused, StackError
 from stack.verbs import names as names_room
+from stack.verbs import restore as restore_room
 from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
@@ -71,10 +72,10 @@ def test_what_was_changed_since_is_undone(engine: Embedded) -> None:
     ask(engine, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
     snapshots.take(engine, "before")
     ask(engine, "DROP TABLE kept")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, "SELECT count(*) FROM kept") == [1000]
     ask(engine, "UPDATE kept SET n = 0")
-    snapshots.restore(engine, "before")
+    restore_room.restore(engine, "before")
     assert ask(engine, "SELECT sum(n) FROM kept") == [500500]
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1", "stack-snapshot", "stack-spare"}
 
@@ -99,7 +100,7 @@ def test_settings_grants_and_comment_come_along(engine: Embedded) -> None:
     snapshots.take(engine)
     ask(engine, "ALTER DATABASE convex_poc RESET search_path")
     ask(engine, "COMMENT ON DATABASE convex_poc IS NULL")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, facts) == before
     for word in ("7; reader; it's mine; t", "reader=C*Tc*/reader", '\\"$user\\"', "work_mem=9MB"):
         assert word in str(before[0])
@@ -137,7 +138,7 @@ def test_an_application_that_comes_back_at_once_stops_nothing(engine: Embedded) 
     try:
         snapshots.take(engine, "busy")
         for _ in range(5):
-            snapshots.restore(engine, "busy")
+            restore_room.restore(engine, "busy")
     finally:
         done.set()
         for thread in threads:
@@ -167,7 +168,7 @@ def test_what_a_person_types_is_only_a_name(engine: Embedded, name: str) -> None
     ask(engine, "CREATE TABLE kept ()")
     snapshots.take(engine, name, message=name)
     assert [(each.name, each.message) for each in snapshots.listed(engine)] == [(name, name)]
-    snapshots.restore(engine, name)
+    restore_room.restore(engine, name)
     assert ask(engine, "SELECT count(*) FROM kept") == [0]
     snapshots.drop(engine, name, yes=True)
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1"}
@@ -184,7 +185,7 @@ def test_one_name_however_it_was_typed(engine: Embedded) -> None:
     snapshots.take(engine, "e\u0301")
     with pytest.raises(Refused, match="already"):
         snapshots.take(engine, "\u00e9")
-    snapshots.restore(engine, "e\u0301")
+    restore_room.restore(engine, "e\u0301")
 
 
 def test_a_taken_name_is_refused_unless_it_is_replaced(engine: Embedded) -> None:
@@ -193,12 +194,12 @@ def test_a_taken_name_is_refused_unless_it_is_replaced(engine: Embedded) -> None
     ask(engine, "ALTER TABLE first RENAME TO second")
     with pytest.raises(Refused, match="--replace"):
         snapshots.take(engine, "one")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, "SELECT relname FROM pg_class WHERE relname IN ('first', 'second')") == ["first"]
     ask(engine, "ALTER TABLE first RENAME TO second")
     snapshots.take(engine, "one", overwrite=True)
     ask(engine, "DROP TABLE second")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, "SELECT relname FROM pg_class WHERE relname IN ('first', 'second')") == ["second"]
     assert names(engine) == ["one"]
 
@@ -209,24 +210,24 @@ def test_restore_takes_the_newest_and_can_keep_what_it_replaces(engine: Embedded
         snapshots.take(engine, state)
     ask(engine, "CREATE TABLE three ()")
     tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
-    snapshots.restore(engine, "one", keep=True)
+    restore_room.restore(engine, "one", keep=True)
     assert ask(engine, tables) == ["one"]
     kept = snapshots.listed(engine)[0]
     assert kept.message == "replaced by one"
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, tables) == ["one", "three", "two"]
-    snapshots.restore(engine, "two")
+    restore_room.restore(engine, "two")
     assert ask(engine, tables) == ["one", "two"]
     assert len(names(engine)) == 3
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(engine: Embedded) -> None:
     with pytest.raises(Refused, match="`invoke snapshot` takes one"):
-        snapshots.restore(engine)
+        restore_room.restore(engine)
     snapshots.take(engine, "one")
     for wrong in ("two", "on"):
         with pytest.raises(Refused, match="There are: one"):
-            snapshots.restore(engine, wrong)
+            restore_room.restore(engine, wrong)
         with pytest.raises(Refused, match="There are: one"):
             snapshots.drop(engine, wrong, yes=True)
     with pytest.raises(Refused, match="Which"):
@@ -244,8 +245,8 @@ def test_databases_do_not_share_names(engine: Embedded) -> None:
         snapshots.take(each, "one")
     snapshots.drop(other, "one", yes=True)
     with pytest.raises(Refused, match="no snapshot of other"):
-        snapshots.restore(other)
-    snapshots.restore(engine, "one")
+        restore_room.restore(other)
+    restore_room.restore(engine, "one")
     assert ask(engine, "SELECT count(*) FROM mine") == [0]
 
 
@@ -254,7 +255,7 @@ def test_the_users_own_databases_are_not_ours(engine: Embedded) -> None:
     for name in theirs:
         ask(engine, f'CREATE DATABASE "{name}"')
     snapshots.take(engine, "one")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert set(theirs) <= set(ask(engine, "SELECT datname FROM pg_database"))
     assert names(engine) == ["one"]
 
@@ -272,7 +273,7 @@ def test_the_database_named_postgres_can_be_saved_too(engine: Embedded) -> None:
     ask(other, "CREATE TABLE kept ()")
     snapshots.take(other, "one")
     ask(other, "DROP TABLE kept")
-    snapshots.restore(other)
+    restore_room.restore(other)
     ask(other, "DROP TABLE kept")
     snapshots.drop(other, "one", yes=True)
 
@@ -284,7 +285,7 @@ def test_a_database_that_somebody_dropped_comes_back(engine: Embedded) -> None:
         beside.execute("DROP DATABASE convex_poc")
     with pytest.raises(StackError, match="There is no database 'convex_poc'"):
         snapshots.take(engine, "two")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, "SELECT count(*) FROM kept") == [0]
 
 
@@ -301,9 +302,9 @@ def test_without_room_nothing_is_done(engine: Embedded, monkeypatch: pytest.Monk
     assert names(engine) == ["one"]
     assert "stack-spare" not in databases(engine)  # given up to make room
     with pytest.raises(StackError, match="no room"):
-        snapshots.restore(engine, "one")
+        restore_room.restore(engine, "one")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(spares.RESERVE // 2))
-    snapshots.restore(engine, "one")
+    restore_room.restore(engine, "one")
     assert "stack-spare" not in databases(engine)  # low, though not too low to restore
 
 
@@ -327,7 +328,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_copy(
             ask(engine, "VACUUM FULL kept")
             snapshots.take(engine, "it fits")
             ask(engine, "DROP TABLE kept")
-            snapshots.restore(engine)
+            restore_room.restore(engine)
             assert ask(engine, "SELECT count(*) FROM kept") == [1000]
         finally:
             engine.stop()
@@ -338,9 +339,9 @@ def test_no_spare_is_made_when_none_is_wanted(engine: Embedded) -> None:
     snapshots.take(engine, "one")
     without = Embedded(replace(engine.settings, spare=False), engine.root)
     assert "stack-spare" in databases(engine)
-    snapshots.restore(without)
+    restore_room.restore(without)
     assert "stack-spare" not in databases(engine)
-    snapshots.restore(without)
+    restore_room.restore(without)
     assert names(engine) == ["one"]
 
 
@@ -348,7 +349,7 @@ def test_only_the_latest_has_a_spare(engine: Embedded) -> None:
     snapshots.take(engine, "one")
     snapshots.take(engine, "two")
     assert {each.name: each.spare for each in snapshots.listed(engine)} == {"one": "none", "two": "ready"}
-    snapshots.restore(engine, "one")
+    restore_room.restore(engine, "one")
     assert {each.name: each.spare for each in snapshots.listed(engine)} == {"one": "ready", "two": "none"}
 
 
@@ -365,12 +366,12 @@ def test_a_spare_that_a_killed_server_has_dropped_by_half_is_none(engine: Embedd
     half = "UPDATE pg_database SET datconnlimit = -2 WHERE datname LIKE 'stack-spare-%'"  # how PostgreSQL marks it
     ask(engine, half)
     ask(engine, "DROP TABLE kept")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, "SELECT count(*) FROM kept") == [0]
     ask(engine, half)
     assert snapshots.listed(engine)[0].spare == "ready"  # made anew
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1", "stack-snapshot", "stack-spare"}
-    snapshots.restore(engine)
+    restore_room.restore(engine)
 
 
 def test_what_a_killed_command_still_does_in_the_server_is_ended(engine: Embedded) -> None:
@@ -392,7 +393,7 @@ def test_restore_waits_for_the_spare_that_is_being_prepared(
     beside = replace(endpoint, options={"application_name": f"{store.COPY}{digits}"}, database="postgres")
     with psycopg.connect(beside.url(masked=False), autocommit=True) as keeper:
         keeper.execute("SELECT pg_advisory_lock(%s)", [store.MAKER])
-        waiting = threading.Thread(target=snapshots.restore, args=(engine,), daemon=True)
+        waiting = threading.Thread(target=restore_room.restore, args=(engine,), daemon=True)
         waiting.start()
         time.sleep(0.3)
         assert waiting.is_alive()
@@ -426,7 +427,7 @@ def test_a_session_that_ends_at_any_statement_leaves_old_or_new(
         ask(engine, "CREATE TABLE IF NOT EXISTS new ()")
         with monkeypatch.context() as patched, suppress(StackError):
             patched.setattr(psycopg.Connection, "execute", end)
-            snapshots.restore(engine, "one", keep=keep)
+            restore_room.restore(engine, "one", keep=keep)
         found = ask(engine, tables)
         assert found in (["kept"], ["kept", "new"])
         assert "one" in names(engine)

@@ -29,6 +29,7 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
 from stack.server import waits
 from stack.verbs import login as login_room
+from stack.verbs import restore as restore_room
 from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
@@ -155,11 +156,11 @@ def test_the_last_taken_is_the_newest_though_the_clock_was_set_back(
     assert "ahead of the clock" in shown
     assert "116 d ago" in shown
     ask(engine, "DROP TABLE third")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ask(engine, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [3]
     with monkeypatch.context() as moved:
         moved.setattr(snapshots, "time", Clock(-1e8))
-        snapshots.restore(engine, "second", keep=True)
+        restore_room.restore(engine, "second", keep=True)
     assert snapshots.listed(engine)[0].message == "replaced by second"
     assert {each.name: each.spare for each in snapshots.listed(engine)}["second"] == "ready"
 
@@ -186,7 +187,7 @@ def test_what_the_version_before_took_is_named_ordered_and_restored(engine: Embe
     assert names(engine) == ["new", "far", "old", "older"]
     ask(engine, "DROP TABLE kept")
     for name in ("old", "far", "far"):
-        snapshots.restore(engine, name)
+        restore_room.restore(engine, name)
         assert ask(engine, "SELECT count(*) FROM kept") == [0]
         ask(engine, "DROP TABLE kept")
     assert [each.message.split()[2] for each in checked(engine)] == [left]
@@ -213,7 +214,7 @@ def test_facts_that_somebody_changed_break_nothing(
     for as_json in (False, True):
         snapshots.print_list(engine, as_json=as_json)
     assert "\x1b" not in capsys.readouterr().out
-    snapshots.restore(engine, found.name)
+    restore_room.restore(engine, found.name)
     assert ask(engine, "SELECT 1") == [1]
     snapshots.drop(engine, found.name, yes=True)
     assert ours(engine) == []
@@ -230,7 +231,7 @@ def test_databases_that_are_only_called_as_ours_are_left_alone(engine: Embedded)
     ask(engine, f"""COMMENT ON DATABASE "{THEIRS[3]}" IS '{{"stack": 2}}'""", "postgres")
     assert names(engine) == []
     snapshots.take(engine, "one")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     snapshots.take(engine, "one", overwrite=True)
     assert names(engine) == ["one"]
     assert [each.message.split()[2] for each in checked(engine)] == sorted(THEIRS)
@@ -249,9 +250,9 @@ def test_the_users_database_may_be_called_as_ours(engine: Embedded) -> None:
         ask(engine, "CREATE TABLE kept ()", name)
         snapshots.take(other, "one")
         ask(engine, "DROP TABLE kept", name)
-        snapshots.restore(other)
+        restore_room.restore(other)
         assert ask(engine, "SELECT count(*) FROM kept", name) == [0]
-        snapshots.restore(other, keep=True)
+        restore_room.restore(other, keep=True)
         assert ask(engine, "SELECT count(*) FROM kept", name) == [0]
 
 
@@ -288,7 +289,7 @@ def test_an_application_that_is_called_as_we_are_keeps_its_session(
     with login(engine, database, application_name=program) as theirs:
         theirs.execute("SELECT pg_advisory_lock(1)")
         snapshots.take(engine, "one")
-        snapshots.restore(engine, "one")
+        restore_room.restore(engine, "one")
         spares.clear(engine)
         snapshots.drop(engine, "one", yes=True)
         assert theirs.execute("SELECT 1").fetchone() == (1,)
@@ -299,7 +300,7 @@ def test_an_application_called_as_the_copier_keeps_nobody_waiting(engine: Embedd
     snapshots.take(without, "one")
     (found,) = snapshots.listed(engine)
     with login(engine, "postgres", application_name=store.COPY + found.id):
-        snapshots.restore(without)
+        restore_room.restore(without)
 
 
 # -- templates ---------------------------------------------------------------------------------------------
@@ -311,12 +312,12 @@ def test_the_mark_of_a_template_and_the_connection_limit_come_back_and_keep_noth
     snapshots.take(engine, "one")
     ask(engine, "ALTER DATABASE convex_poc CONNECTION LIMIT 9")
     for keep in (False, True, False):
-        snapshots.restore(engine, "one", keep=keep)
+        restore_room.restore(engine, "one", keep=keep)
         assert rows(engine, marks) == [(True, 7)]
     assert ours(engine) == ["stack-snapshot", "stack-snapshot", "stack-spare"]
     ask(engine, "ALTER DATABASE convex_poc IS_TEMPLATE false CONNECTION LIMIT -1")
     kept = names(engine)[0]
-    snapshots.restore(engine, kept)
+    restore_room.restore(engine, kept)
     assert rows(engine, marks) == [(True, 7)]
     for (name,) in rows(engine, "SELECT datname FROM pg_database WHERE datname LIKE 'stack_%'"):
         ask(engine, f'ALTER DATABASE "{name}" IS_TEMPLATE true', "postgres")
@@ -347,7 +348,7 @@ def test_one_that_cannot_be_dropped_stops_no_other_and_is_named(
     stuck, free = doom(engine, "a"), doom(engine, "b")
     prepare(engine, stuck, "it''s")
     snapshots.take(engine, "one")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert ours(engine) == ["stack-doomed", "stack-snapshot", "stack-spare"]
     assert free not in str(rows(engine, "SELECT datname FROM pg_database"))
     said(capsys)
@@ -430,13 +431,13 @@ def test_a_slot_that_somebody_reads_goes_only_when_that_is_wanted(
     with reader(engine):
         said(capsys)
         with pytest.raises(Refused, match="nothing was touched"):
-            snapshots.restore(engine, keep=keep)
+            restore_room.restore(engine, keep=keep)
         words = said(capsys)
         assert "the replication slot s, which pid " in words
         assert "pg_recvlogical" in words
         assert rows(engine, "SELECT active FROM pg_replication_slots") == [(True,)]
         assert ask(engine, "SELECT count(*) FROM new") == [0]
-        snapshots.restore(engine, keep=keep, yes=True)
+        restore_room.restore(engine, keep=keep, yes=True)
     assert ask(engine, "SELECT count(*) FROM pg_tables WHERE tablename = 'new'") == [0]
     assert len(rows(engine, "SELECT FROM pg_replication_slots")) == keep
     if keep:
@@ -449,7 +450,7 @@ def test_a_slot_that_somebody_reads_goes_only_when_that_is_wanted(
 def test_a_slot_that_nobody_reads_is_named(engine: Embedded, capsys: pytest.CaptureFixture[str]) -> None:
     snapshots.take(engine, "one")
     ask(engine, "SELECT pg_create_logical_replication_slot('idle_one', 'test_decoding')")
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert "Is lost with the replaced database: the replication slot idle_one, which nobody reads" in said(capsys)
     assert rows(engine, "SELECT FROM pg_replication_slots") == []
 
@@ -467,9 +468,9 @@ def test_a_subscription_is_named_and_keeps_no_room(
     ask(engine, f"""CREATE SUBSCRIPTION "a b" CONNECTION '{url}' PUBLICATION p WITH ({options})""")
     if enabled:
         with pytest.raises(Refused, match="nothing was touched"):
-            snapshots.restore(engine)
+            restore_room.restore(engine)
         assert rows(engine, "SELECT subenabled FROM pg_subscription") == [(True,)]
-    snapshots.restore(engine, yes=enabled)
+    restore_room.restore(engine, yes=enabled)
     assert '"a b"' in said(capsys)
     assert rows(engine, "SELECT FROM pg_subscription") == []
     assert ours(engine) == ["stack-snapshot", "stack-spare"]
@@ -483,12 +484,12 @@ def test_prepared_transactions_are_named_before_anything_is_done(engine: Embedde
         with pytest.raises(Refused, match="prepared transaction x y'z of postgres"):
             snapshots.take(engine, "two")
         with pytest.raises(Refused, match="prepared transaction x y'z of postgres") as refused:
-            snapshots.restore(engine)
+            restore_room.restore(engine)
         assert session.execute("SELECT 1").fetchone() == (1,)
     cure = re.search("`.*?`", str(refused.value))
     assert cure
     typed(engine, cure[0])
-    snapshots.restore(engine)
+    restore_room.restore(engine)
     assert names(engine) == ["one"]
 
 
@@ -515,9 +516,9 @@ def test_no_program_or_name_steers_the_terminal(engine: Embedded, capsys: pytest
             session.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)))
             snapshots.take(other, "one")
         snapshots.print_list(engine, as_json=False)
-        snapshots.restore(other)
+        restore_room.restore(other)
         with pytest.raises(Refused, match="no snapshot"):
-            snapshots.restore(other, "x\x1by")
+            restore_room.restore(other, "x\x1by")
         out, err = capsys.readouterr()
         assert "bad" in out
         assert not {"\x1b", "\x07"} & {*out, *err}
@@ -551,7 +552,7 @@ def test_whom_it_waits_for_is_said(
             if command == "snapshot":
                 snapshots.take(engine, "two")
             elif command == "restore":
-                snapshots.restore(engine)
+                restore_room.restore(engine)
             else:
                 snapshots.drop(engine, "one", yes=True)
         except StackError as error:

@@ -1,0 +1,60 @@
+"""What the Convex backend is to the verbs: asked, copied while it stands still, stopped and started."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+
+class Still(Protocol):
+    """A service that stands still."""
+
+    why_stopped: str
+    """Why it had to be stopped, which ends the connections of its clients; empty when it was frozen."""
+    seconds: float
+    """How long it has stood still, once it goes on."""
+
+    def go_on(self) -> None:
+        """Let it go on. Raises StackError when it does not."""
+
+
+class Copying(Protocol):
+    """A copy of a directory that is about to be made."""
+
+    def go(self) -> None:
+        """Make it; return when every byte has been read. Raises StackError."""
+
+    def finish(self) -> int:
+        """Wait until it is on the disk, and return the bytes in it. Raises StackError."""
+
+
+class Convex(Protocol):
+    """The Convex backend."""
+
+    def directory(self) -> Path | None:
+        """Return the directory in data/ that holds all its state; None when that is elsewhere, or there is none."""
+
+    def image(self) -> tuple[str, str]:
+        """Return its image, and when that was built; empty where nobody can tell."""
+
+    def copying(self, source: Path, target: Path, image: str) -> AbstractContextManager[Copying]:
+        """Make ready to copy a directory to one beside it, whoever owns what is in it, by a program in an image."""
+
+    def still(self) -> AbstractContextManager[Still]:
+        """Let the backend stand still until this is left, or `go_on`; it does so too when this process is killed."""
+
+    def stop(self) -> bool:
+        """Stop the backend, and return whether it ran."""
+
+    def start(self) -> None:
+        """Start the backend again; return at once."""
+
+    def key(self) -> str:
+        """Return a new admin key."""
+
+    def accepts(self, key: str) -> bool:
+        """Return whether an admin key is a good one; False when the backend does not tell."""
+
+    def check_dashboard(self) -> None:
+        """Raise StackError when the dashboard does not run."""

@@ -1,0 +1,183 @@
+"""The half of a save point that is Convex's: directories beside data/convex, each with the name of a database of ours.
+
+The databases alone tell what there is: a directory whose database is gone is nobody's, and is cleared away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stack.engines.backend import Convex, Still
+from stack.engines.base import Engine
+from stack.ground import disk, files
+from stack.ground.errors import StackError
+from stack.ground.threads import beside
+from stack.ground.trash import ASIDE
+from stack.server.admin import Cluster
+from stack.server.queries import HELD
+from stack.verbs.drop import kept_back
+from stack.verbs.store import SNAPSHOT, SPARE, Snapshot, all_stored
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+HALF = ".convex-"
+"""How the name of each such directory begins; the cluster's identifier and the rest of its database's name follow."""
+
+
+class Halves:
+    """The directories that belong to the databases of one cluster."""
+
+    def __init__(self, engine: Engine, cluster: Cluster) -> None:
+        self.data = engine.root / "data"
+        self.cluster = cluster
+        self.identifier = str(cluster.rows("SELECT system_identifier FROM pg_control_system()")[0][0])
+
+    def of(self, database: str) -> Path:
+        """Return the directory of a database of ours."""
+        return self.data / f"{HALF}{self.identifier}-{database.removeprefix('stack-')}"
+
+    def new(self) -> Path:
+        """Return where a directory is made that is not whole yet."""
+        return self.of(f"new-{uuid.uuid4().hex}")
+
+    def clear(self, wanted: Snapshot | None) -> None:
+        """Take away the directories whose database is gone, and the spares of all but one snapshot.
+
+        To be called while no other command is at work, and no exchange is half-way.
+        """
+        names = {each.name for each in all_stored(self.cluster) if each.is_snapshot or each.is_kept}
+        if kept := kept_back(self.cluster):
+            names.add(SNAPSHOT + kept.was.id)  # that of a snapshot keeps its name
+        if wanted:
+            names.add(SPARE + wanted.id)
+        keep = {self.of(name) for name in names}
+        for half in self.data.glob(f"{HALF}{self.identifier}-*"):
+            if half not in keep:
+                give_up(half)
+
+
+def give_up(half: Path) -> None:
+    """Let a directory be one that is deleted in the background, and by the next `up`."""
+    with suppress(OSError):
+        half.rename(half.with_name(f"{ASIDE}{half.name.lstrip('.')}-{uuid.uuid4().hex[:8]}"))
+
+
+def all_of(root: Path) -> list[Path]:
+    """Return every such directory of a checkout, whichever cluster it belongs to."""
+    return sorted((root / "data").glob(f"{HALF}*"))
+
+
+def home(engine: Engine) -> Path | None:
+    """Return the directory that is Convex's own; None where there is no Convex, or nothing of it."""
+    place = engine.convex.directory() if engine.convex else None
+    return place if place and disk.has_data(place) else None
+
+
+@dataclass
+class Copied:
+    """What was saved of Convex."""
+
+    half: Path | None = None
+    """None: the database alone."""
+    image: str = ""
+    built: str = ""
+    size: int = 0
+    still: Still | None = None
+
+
+@contextmanager
+def same_moment(engine: Engine, cluster: Cluster, *, wanted: bool) -> Iterator[Copied]:
+    """Copy Convex's directory, then let the database be copied within, at one moment.
+
+    Convex stands still from the one to the other: once the copy of the database has its lock, what anybody writes comes
+    after both. Raises StackError; what was copied by then is cleared away.
+    """
+    convex, source = engine.convex, home(engine) if wanted else None
+    if not convex or not source:
+        yield Copied()
+        return
+    copied = Copied(Halves(engine, cluster).new(), *convex.image())
+    assert copied.half
+    errors: list[StackError] = []
+    ours = [cluster.connection.info.backend_pid, cluster.oid(cluster.database)]  # it is busy afterwards
+    with convex.copying(source, copied.half, copied.image) as copying, cluster.beside() as third:
+        with convex.still() as copied.still:
+            copying.go()
+            with beside(lambda done: _go_on(third, ours, copied, done, errors)):
+                yield copied
+        if errors:
+            raise errors[0]
+        copied.size = copying.finish()
+
+
+def _go_on(
+    third: Connection[Any], ours: list[int | None], copied: Copied, done: threading.Event, errors: list[StackError]
+) -> None:
+    """Let Convex go on as soon as nobody can write to the database any more before it is copied."""
+    import psycopg
+
+    try:
+        while not done.wait(0.002) and not third.execute(HELD, ours).fetchall():
+            pass
+        if copied.still:
+            copied.still.go_on()
+    except psycopg.Error:
+        pass  # it goes on when the copy is made
+    except StackError as error:
+        errors.append(error)
+
+
+def copy(convex: Convex, halves: Halves, source: Path, target: Path) -> None:
+    """Copy a directory that nobody uses; it has its name when it is whole. Raises StackError."""
+    made = halves.new()
+    with convex.copying(source, made, convex.image()[0]) as copying:
+        copying.go()
+        copying.finish()
+    try:
+        made.rename(target)
+    except OSError:
+        give_up(made)
+        if not target.is_dir():  # else somebody else has made it meanwhile
+            raise
+    files.sync_directory(halves.data)
+
+
+def same(half: Path, other: Path) -> bool:
+    """Return whether two directories have the same files, by name, size and time; False where nobody may look."""
+    try:
+        return _listed(half) == _listed(other)
+    except OSError:
+        return False
+
+
+def _listed(directory: Path) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+
+    def fails(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(directory, onerror=fails):
+        for name in (*folders, *names):
+            facts = Path(place, name).lstat()
+            size = -1 if name in folders else facts.st_size
+            found[os.path.relpath(Path(place, name), directory)] = (size, facts.st_mtime_ns)
+    return found
+
+
+def newer(built: str, other: str) -> bool:
+    """Return whether an image was built after another one; False where nobody can tell."""
+    form = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z")  # Docker tells it in UTC
+    moments = [form.fullmatch(each) for each in (built, other)]
+    if not all(moments):
+        return False
+    first, second = ((found[1], (found[2] or "").ljust(9, "0")) for found in moments if found)
+    return first > second

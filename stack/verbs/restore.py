@@ -1,0 +1,205 @@
+"""A save point in the place of what is there: the database, Convex's directory, or both together."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
+
+from stack.engines.base import Engine, need
+from stack.ground.errors import Refused, StackError
+from stack.ground.talk import say
+from stack.server.admin import Cluster
+from stack.verbs import exchange, halves, spares
+from stack.verbs.drop import BACK, Beside, keep_back, keep_convex_back, make_stand_in, what_goes
+from stack.verbs.login import administrator
+from stack.verbs.spares import ask_what_goes, refuse_prepared, spare_of, tell_sessions
+from stack.verbs.store import (
+    MARK,
+    SNAPSHOT,
+    SPARE,
+    UNDO,
+    WORK,
+    Snapshot,
+    find_one,
+    free_name,
+    of_database,
+    typed,
+)
+from stack.verbs.wait import wait_usable
+
+ONLY = ("", "pg", "convex", "both")
+"""What may be asked for; empty: what STACK_SNAPSHOT says."""
+PATIENCE = 60.0
+"""Seconds that Convex may take until it answers again."""
+
+
+def restore(engine: Engine, name: str = "", *, only: str = "", keep: bool = False, yes: bool = False) -> None:
+    """Put a snapshot, the newest when there is no name, in the place of the database and of Convex's directory.
+
+    With spares that is a few renames; without, copies are made first. What is replaced is what `undo` brings back, or
+    becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are named, and when one
+    is in use, that is asked about unless `yes`. Raises StackError; all is then as it was.
+    """
+    only = what(engine, only, ONLY)
+    if only == "convex" and keep:
+        raise Refused(
+            "`--keep` makes a snapshot of what is replaced, and a snapshot has the database in it. Nothing was done."
+            " Leave out --keep, and `invoke undo` brings back what is replaced; or type `invoke snapshot` first."
+        )
+    with administrator(engine, WORK) as cluster:
+        exchange.settle(engine, cluster)
+        snapshot = find_one(cluster, name)
+        half = _half(engine, cluster, snapshot, only)
+        told = _replace(engine, cluster, snapshot, half, pg=only != "convex", keep=keep, yes=yes)
+        spares.tell_and_tidy(engine, cluster)
+    spares.go_on_in_background(engine)
+    if half and half.goes:
+        wait_usable(engine, PATIENCE)
+        half.tell_keys()
+    say(told)
+
+
+def what(engine: Engine, only: str, allowed: tuple[str, ...]) -> str:
+    """Return which parts are meant: both, pg or convex. Raises Refused for another word, or without a Convex."""
+    if only not in allowed:
+        raise Refused(f"--only {only!r} is none of the parts. Choose one of: {', '.join(filter(None, allowed))}.")
+    if only == "convex":
+        need(engine.convex, engine)
+    return only or engine.settings.snapshot
+
+
+class Half:
+    """Convex's directory in a snapshot, about to take the place of the one that is there."""
+
+    def __init__(self, engine: Engine, cluster: Cluster, snapshot: Snapshot) -> None:
+        self._engine, self._cluster, self._snapshot = engine, cluster, snapshot
+        self.convex = need(engine.convex, engine)
+        self._there = halves.Halves(engine, cluster)
+        self._stored, self._spare = self._there.of(snapshot.stored), self._there.of(SPARE + snapshot.id)
+        self._key = ""
+        self.home = halves.home(engine)
+        self.goes = not self.home or not halves.same(self.home, self._stored)
+        """Whether it has to be exchanged at all."""
+
+    def make_ready(self) -> None:
+        """See to it that there is a copy to give away. Raises Refused when it cannot be used, StackError."""
+        image, built = self.convex.image()
+        its = self._snapshot
+        without = f"`invoke restore {typed(its.name)} --only pg` brings back the database alone."
+        if not self._stored.is_dir():
+            raise Refused(
+                f"Convex's part of the snapshot {its.name} is gone: {self._stored} does not exist. Nothing was done.",
+                cure=without,
+            )
+        if image != its.convex and halves.newer(its.convex_built, built):
+            raise Refused(
+                f"The snapshot {its.name} was taken with the Convex backend {its.convex}, which is newer than the one"
+                f" here, {image}: Convex's migrations go forward only. Nothing was done.",
+                cure=f"Set CONVEX_BACKEND_IMAGE={its.convex} and type `invoke up`, then the command again. {without}",
+            )
+        if image != its.convex and halves.newer(built, its.convex_built):
+            say(f"It was taken with an older Convex backend, {its.convex}: Convex migrates it when it starts.")
+        if not self._spare.exists():
+            say(f"There is no spare copy of Convex's part of {its.name} yet, so one is made first.")
+            halves.copy(self.convex, self._there, self._stored, self._spare)
+        self.kept = Beside(uuid.uuid4().hex, image, built)
+        if self.home and not self._engine.settings.has_secret:
+            with suppress(StackError):  # it does not run
+                self._key = self.convex.key()
+
+    def along(self, database: str, kept_as: str) -> AbstractContextManager[None]:
+        """Let it go with the database that takes the user's place within; empty: alone."""
+        source, target = SPARE + self._snapshot.id, kept_as + self.kept.digits
+        return exchange.along(self._engine, self._cluster, source, target, database)
+
+    def tell_keys(self) -> None:
+        """Say so when the admin keys that were given out do not work any more: they come back with the directory."""
+        if self._key and not self.convex.accepts(self._key):
+            say("Admin keys that were made since then no longer work. `invoke admin-key` prints a new one.")
+
+
+def _half(engine: Engine, cluster: Cluster, snapshot: Snapshot, only: str) -> Half | None:
+    """Return what is to be done about Convex; None when nothing is."""
+    if only == "pg" or not engine.convex:
+        return None
+    if snapshot.convex:
+        return Half(engine, cluster, snapshot)
+    if only == "convex":
+        raise Refused(f"The snapshot {snapshot.name} has the database alone, so nothing was done.")
+    if halves.home(engine):
+        say(f"The snapshot {snapshot.name} has the database alone: Convex stays as it is.")
+    return None
+
+
+def _replace(
+    engine: Engine, cluster: Cluster, snapshot: Snapshot, half: Half | None, *, pg: bool, keep: bool, yes: bool
+) -> str:
+    """Exchange what is asked for, and return what to say of it."""
+    moves = half if half and half.goes else None
+    if moves:
+        moves.make_ready()
+    if pg:
+        back = _replace_database(engine, cluster, snapshot, moves, keep=keep, yes=yes)
+    else:
+        back = _replace_convex(cluster, snapshot, moves) if moves else ""
+    parts = [cluster.database] * pg + ["Convex"] * bool(half and (half.goes or not pg))
+    are = "are as they were" if len(parts) > 1 else "is as it was"
+    same = " Convex has not changed since, and was left running." if half and not half.goes else ""
+    told = f"{' and '.join(parts)} {are} when the snapshot {snapshot.name} was taken, {snapshot.moment}.{same}"
+    return f"{told} {back}".rstrip()
+
+
+def _replace_database(
+    engine: Engine, cluster: Cluster, snapshot: Snapshot, half: Half | None, *, keep: bool, yes: bool
+) -> str:
+    """Give a snapshot's database the user's name, with Convex's half; return what `undo` would bring back."""
+    refuse_prepared(cluster, cluster.database)
+    told = ask_what_goes(cluster, cluster.database, set(), keep=keep, yes=yes)
+    new = spare_of(engine, cluster, snapshot)
+    there = cluster.oid(cluster.database) is not None
+    ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
+    beside, by, back = half.kept if half else Beside(), f"restore {typed(snapshot.name)}", ""
+    alone = half and not keep and (not there or what_goes(cluster, cluster.database))
+    stand_in = make_stand_in(cluster, new, beside) if alone else ""
+    tell_sessions(cluster)
+    along = half.along(new, SNAPSHOT if keep else UNDO) if half else nullcontext()
+    with along, cluster.alone(cluster.database), cluster.transaction():
+        turn = cluster.transaction_id()
+        used = replace(snapshot, used=time.time(), used_turn=turn)
+        cluster.set_comment(snapshot.stored, used.facts())
+        cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
+        cluster.set_comment(new, snapshot.comment)
+        if there and keep:
+            _keep(cluster, snapshot, turn, beside)
+        elif there and keep_back(cluster, by, half=beside):
+            back = BACK
+        if stand_in and not back:
+            keep_convex_back(cluster, stand_in, by, beside)
+            back = "`invoke undo` takes back what became of Convex, and not the database."
+        cluster.rename(new, cluster.database)
+    return back
+
+
+def _replace_convex(cluster: Cluster, snapshot: Snapshot, half: Half) -> str:
+    """Give Convex its half alone; return what `undo` would bring back."""
+    spares.take_over(cluster)
+    stand_in = make_stand_in(cluster, snapshot.stored, half.kept)
+    with half.along("", UNDO), cluster.transaction():
+        keep_convex_back(cluster, stand_in, f"restore {typed(snapshot.name)} --only convex", half.kept)
+    return BACK
+
+
+def _keep(cluster: Cluster, restored: Snapshot, turn: int, half: Beside) -> None:
+    """Make a snapshot of the database by giving it another name, within a transaction."""
+    kept = Snapshot(
+        half.digits or uuid.uuid4().hex, 0, "none", free_name(of_database(cluster)), cluster.database, time.time(), 0,
+        cluster.version, f"replaced by {restored.name}", *cluster.marks(cluster.database), turn,
+        convex=half.image, convex_built=half.built,
+    )  # fmt: skip
+    cluster.allow(cluster.database, anybody=False, limit=MARK)
+    cluster.set_comment(cluster.database, kept.facts())
+    cluster.shut(cluster.database)
+    cluster.rename(cluster.database, kept.stored)
+    say(f"What is replaced stays as the snapshot {kept.name}.")

@@ -1,0 +1,346 @@
+"""One save point for both stores: told by a number that stands in each, in Convex's own database and in PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.integration.checkout import (
+    INVOKE,
+    STAND_INS,
+    containers,
+    docker,
+    eventually,
+    fail,
+    login,
+    run,
+    sql,
+    succeed,
+)
+from tests.integration.conftest import Make
+from tests.integration.test_convex import get
+
+KILLS = 8
+BACK = "`invoke undo` takes that back."
+
+
+@pytest.fixture(autouse=True)
+def counted(images: dict[str, str]) -> None:
+    if images != STAND_INS:
+        pytest.skip("the published backend has no number that is read over HTTP without a deployed function")
+
+
+@pytest.fixture
+def both(started: Path) -> Path:
+    """A stack with the number 1 in both stores."""
+    sql(started, "CREATE TABLE counter AS SELECT 0 AS n")
+    both_raise(started)
+    return started
+
+
+def convex(copy: Path, *, raised: bool = False) -> int:
+    status, number = get(copy, "CONVEX_PORT", f"/stand-in/counter{'/raise' * raised}")
+    assert status == 200
+    return int(number)
+
+
+def postgres(copy: Path) -> int:
+    return int(sql(copy, "SELECT n FROM counter")[0])
+
+
+def both_raise(copy: Path) -> None:
+    sql(copy, f"UPDATE counter SET n = {convex(copy, raised=True)}")
+
+
+def numbers(copy: Path) -> tuple[int, int]:
+    return postgres(copy), convex(copy)
+
+
+def halves(copy: Path, kind: str = "") -> list[Path]:
+    return sorted((copy / "data").glob(f".convex-*-{kind}*"))
+
+
+def test_restore_brings_both_back_and_undo_too(both: Path) -> None:
+    took = run(both, "snapshot", "one")
+    assert took.returncode == 0
+    assert " and Convex (" in took.stderr
+    assert "which stood still for 0." in took.stderr
+    assert "`invoke restore one` brings both back." in took.stderr
+    assert numbers(both) == (1, 1)
+    both_raise(both)
+    backend = containers(both)["convex-backend"]
+    told = run(both, "restore", "one")
+    assert told.returncode == 0
+    assert "convex_poc and Convex are as they were when the snapshot one was taken" in told.stderr
+    assert BACK in told.stderr
+    assert numbers(both) == (1, 1)
+    assert containers(both)["convex-backend"] == backend
+    assert "convex_poc and Convex as it was before `invoke restore one`" in run(both, "snapshots").stderr
+    assert "convex_poc and Convex are as they were before `invoke restore one`" in run(both, "undo").stderr
+    assert numbers(both) == (2, 2)
+    succeed(both, "undo")
+    assert numbers(both) == (1, 1)
+    succeed(both, "undo")
+    assert numbers(both) == (2, 2)
+    listed = json.loads(succeed(both, "snapshots", "--json"))
+    assert listed[0]["convex"]["image"] == STAND_INS["CONVEX_BACKEND_IMAGE"]
+    assert 10_000 < listed[0]["convex"]["bytes"] < 10_000_000
+    assert "CONVEX" in succeed(both, "snapshots").splitlines()[0]
+
+
+def test_one_of_them_is_brought_back_alone(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    both_raise(both)
+    assert "convex_poc is as it was" in run(both, "restore", "one", "--only", "pg").stderr
+    assert numbers(both) == (1, 2)
+    succeed(both, "undo")
+    assert numbers(both) == (2, 2)
+    told = run(both, "restore", "one", "--only", "convex")
+    assert told.returncode == 0
+    assert "Convex is as it was when the snapshot one was taken" in told.stderr
+    assert numbers(both) == (2, 1)
+    assert "Convex is as it was before `invoke restore one --only convex`" in run(both, "undo").stderr
+    assert numbers(both) == (2, 2)
+    succeed(both, "undo")
+    assert numbers(both) == (2, 1)
+    assert "Leave out --keep" in fail(both, 2, "restore", "one", "--only", "convex", "--keep")
+    assert "none of the parts" in fail(both, 2, "restore", "one", "--only", "convexx")
+    succeed(both, "snapshot", "alone", "--only", "pg")
+    assert "has the database alone" in fail(both, 2, "restore", "alone", "--only", "convex")
+    told = run(both, "restore", "alone")
+    assert "The snapshot alone has the database alone: Convex stays as it is." in told.stderr
+    assert numbers(both) == (2, 1)
+
+
+def test_a_setting_leaves_convex_out(make: Make) -> None:
+    copy = make(STACK_SNAPSHOT="pg")
+    succeed(copy, "up")
+    assert "Convex" not in run(copy, "snapshot", "one").stderr
+    assert "CONVEX" not in succeed(copy, "snapshots")
+    assert halves(copy) == []
+    assert " and Convex (" in run(copy, "snapshot", "two", "--only", "both").stderr
+
+
+def test_what_is_replaced_is_kept_whole(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    both_raise(both)
+    told = run(both, "restore", "one", "--keep").stderr
+    name = told.split("What is replaced stays as the snapshot ")[1].split(".\n")[0]
+    assert numbers(both) == (1, 1)
+    succeed(both, "restore", name)
+    assert numbers(both) == (2, 2)
+
+
+def test_convex_that_has_not_changed_is_left_running(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    sql(both, "UPDATE counter SET n = 7")
+    begun = docker("inspect", "--format", "{{.State.StartedAt}}", containers(both)["convex-backend"])
+    assert "Convex has not changed since, and was left running." in run(both, "restore", "one").stderr
+    assert numbers(both) == (1, 1)
+    assert docker("inspect", "--format", "{{.State.StartedAt}}", containers(both)["convex-backend"]) == begun
+
+
+def test_what_belongs_to_a_snapshot_goes_with_it_and_comes_back(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    (half,) = halves(both, "snapshot")
+    succeed(both, "drop-snapshot", "one", "--yes")
+    assert half.exists()  # `undo` wants it
+    succeed(both, "undo")
+    both_raise(both)
+    succeed(both, "restore", "one")
+    assert numbers(both) == (1, 1)
+    succeed(both, "snapshot", "one", "--replace")
+    assert not half.exists()
+    succeed(both, "drop-snapshot", "one", "--yes")
+    succeed(both, "snapshot", "two", "--only", "pg")
+    succeed(both, "drop-snapshot", "two", "--yes")
+    eventually(lambda: halves(both) == [])
+    assert numbers(both) == (1, 1)
+
+
+def test_no_half_is_restored_as_if_it_were_whole(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    eventually(lambda: halves(both, "spare"))
+    for half in halves(both):
+        shutil.rmtree(half)
+    both_raise(both)
+    told = fail(both, 2, "restore", "one")
+    assert "Convex's part of the snapshot one is gone" in told
+    assert "invoke restore one --only pg" in told
+    assert numbers(both) == (2, 2)
+    succeed(both, "restore", "one", "--only", "pg")  # the cure
+    assert numbers(both) == (1, 2)
+
+
+def test_reset_data_says_what_goes_with_which(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    assert "what snapshots keep of it stays" in run(both, "reset-data", "--service", "convex", "--yes").stderr
+    succeed(both, "up")
+    assert convex(both) == 0
+    succeed(both, "restore", "one")
+    assert numbers(both) == (1, 1)
+    told = run(both, "reset-data", "--service", "pg", "--yes").stderr
+    assert "and its snapshots one" in told
+    assert "what they keep of Convex" in told
+    assert halves(both) == []
+    succeed(both, "up")
+    assert convex(both) == 1
+
+
+def test_a_snapshot_of_a_newer_backend_is_refused_and_one_of_an_older_is_named(both: Path) -> None:
+    succeed(both, "snapshot", "new")
+    later = "standin/test-later-backend:latest"
+    file = f"FROM {STAND_INS['CONVEX_BACKEND_IMAGE']}\nLABEL later=yes\n"
+    subprocess.run(["docker", "build", "-q", "-t", later, "-"], input=file.encode(), check=True, capture_output=True)
+    try:
+        succeed(both, "up", env={"CONVEX_BACKEND_IMAGE": later})
+        both_raise(both)
+        told = run(both, "restore", "new", env={"CONVEX_BACKEND_IMAGE": later})
+        assert told.returncode == 0
+        assert "taken with an older Convex backend" in told.stderr
+        assert numbers(both) == (1, 1)
+        succeed(both, "snapshot", "newer", env={"CONVEX_BACKEND_IMAGE": later})
+        succeed(both, "up")
+        both_raise(both)
+        refused = fail(both, 2, "restore", "newer")
+        assert f"taken with the Convex backend {later}, which is newer than the one here" in refused
+        assert numbers(both) == (2, 2)
+        succeed(both, "up", env={"CONVEX_BACKEND_IMAGE": later})  # the cure
+        succeed(both, "restore", "newer", env={"CONVEX_BACKEND_IMAGE": later})
+        assert numbers(both) == (1, 1)
+    finally:
+        run(both, "down")
+        docker("image", "rm", "--force", later)
+
+
+def test_admin_keys_that_no_longer_work_are_told(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    both_raise(both)
+    assert "Admin keys" not in run(both, "restore", "one").stderr  # the secret is the same
+    succeed(both, "reset-data", "--service", "convex", "--yes")
+    succeed(both, "up")
+    key = succeed(both, "admin-key").strip()
+    assert "Admin keys that were made since then no longer work." in run(both, "restore", "one").stderr
+    assert get(both, "CONVEX_PORT", "/api/check_admin_key", key)[0] >= 400
+    assert get(both, "CONVEX_PORT", "/api/check_admin_key", succeed(both, "admin-key").strip())[0] == 200  # the cure
+
+
+class Writer(threading.Thread):
+    """A program that raises both numbers all the time, Convex's first, and tries again what was refused."""
+
+    def __init__(self, copy: Path) -> None:
+        super().__init__(daemon=True)
+        self.copy, self.over, self.raised = copy, threading.Event(), 0
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            with suppress(psycopg.Error, OSError, HTTPException):
+                number = convex(self.copy, raised=True)
+                with login(self.copy) as session:
+                    session.execute("UPDATE counter SET n = %s", [number])
+                self.raised += 1
+
+
+def test_both_are_of_one_moment_beside_a_program_that_writes_to_both(both: Path) -> None:
+    writer = Writer(both)
+    writer.start()
+    try:
+        for number in range(4):
+            before = writer.raised
+            eventually(lambda: writer.raised > before + 5)  # noqa: B023
+            succeed(both, "snapshot", f"s{number}")
+    finally:
+        writer.over.set()
+        writer.join(30)
+    for number in range(4):
+        succeed(both, "restore", f"s{number}")
+        ours, its = numbers(both)
+        assert ours <= its <= ours + 1  # one step may be under way: Convex has it and the database was not told yet
+        assert ours > 5 * number
+    succeed(both, "undo")
+    ours, its = numbers(both)
+    assert ours <= its <= ours + 1
+
+
+def test_convex_goes_on_when_the_command_is_killed_while_it_stands_still(both: Path) -> None:
+    backend = containers(both)["convex-backend"]
+    with login(both) as session:
+        session.execute("BEGIN")
+        session.execute("LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE")
+        taking = subprocess.Popen([*INVOKE, "snapshot", "one"], cwd=both, stderr=subprocess.DEVNULL)
+        state = "{{.State.Status}}"
+        for _ in range(2000):
+            if docker("inspect", "--format", state, backend) == "paused":
+                taking.kill()
+                break
+            time.sleep(0.002)
+        taking.wait()
+    eventually(lambda: docker("inspect", "--format", state, backend) == "running", 10)
+    assert convex(both, raised=True) == 2
+
+
+def test_where_docker_cannot_freeze_convex_is_stopped_and_that_is_said(both: Path, tmp_path: Path) -> None:
+    # The first words are those of moby's daemon/pause.go; the reason after them is its runtime's.
+    words = "Error response from daemon: cannot pause container 1234: OCI runtime pause failed: no freezer here"
+    real = shutil.which("docker")
+    shim = tmp_path / "bin" / "docker"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\n[ "$1" != pause ] || {{ echo "{words}" >&2; exit 1; }}\nexec {real} "$@"\n')
+    shim.chmod(0o755)
+    told = run(both, "snapshot", "one", env={"PATH": f"{shim.parent}:{os.environ['PATH']}"})
+    assert told.returncode == 0
+    assert "which was stopped for " in told.stderr
+    assert "pause failed: no freezer here)" in told.stderr
+    succeed(both, "wait-healthy")
+    both_raise(both)
+    succeed(both, "restore", "one")
+    assert numbers(both) == (1, 1)
+
+
+def test_a_pair_stays_a_pair_whenever_it_is_killed(both: Path) -> None:
+    kill_at_random(both, KILLS, random.Random(17))  # noqa: S311
+
+
+def kill_at_random(both: Path, kills: int, chance: random.Random) -> None:
+    """Kill restores and snapshots at random moments; what the next command leaves is a pair of one of the snapshots."""
+    succeed(both, "snapshot", "s1")
+    for number in (2, 3):
+        both_raise(both)
+        succeed(both, "snapshot", f"s{number}")
+    took = 3.0
+    for turn in range(kills):
+        words = ["restore", f"s{chance.choice((1, 2, 3))}"]
+        words = chance.choice((words, words, ["undo"], ["snapshot", f"t{turn}"]))
+        begun = time.monotonic()
+        command = subprocess.Popen(
+            [*INVOKE, *words], cwd=both, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        server = chance.random() < 0.2
+        try:
+            command.wait(chance.uniform(0.2, took))
+            took = 0.7 * took + 0.3 * max(1.0, time.monotonic() - begun)
+        except subprocess.TimeoutExpired:
+            if server:
+                docker("kill", "--signal", "KILL", containers(both)["postgres"])
+            with suppress(ProcessLookupError):
+                command.send_signal(chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT)))
+            command.wait(60)
+        succeed(both, "up")
+        ours, its = numbers(both)
+        assert ours == its, (turn, words, server)
+        assert not list((both / "data").glob(".restoring-*"))
+    for number in (1, 2, 3):
+        succeed(both, "restore", f"s{number}")
+        assert numbers(both) == (number, number)

@@ -151,6 +151,21 @@ def seed(c: Context, yes: bool = False) -> None:
 
 @task(
     help={
+        "cache": "Bring back what was kept of the last time, if nothing has changed in seed/ (the default).",
+        "yes": "Do not ask, though a replication slot or a subscription that is in use does not come along.",
+    }
+)
+def fresh(c: Context, cache: bool = True, yes: bool = False) -> None:
+    """Replace the database by what seed/ makes of an empty one, at once after the first time; `undo` takes it back."""
+    from stack.engines import choose
+    from stack.verbs import fresh
+
+    with choose.changing(ROOT) as chosen:
+        fresh.fresh(chosen, cache=cache, yes=yes)
+
+
+@task(
+    help={
         "file": "Where to: SQL for .sql, .sql.gz and .sql.zst, else an archive; - is stdout (default: a dated archive"
         " in backups/, or stdout where that is a file or a pipe)."
     }

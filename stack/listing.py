@@ -16,7 +16,7 @@ from stack.usage import WORDS
 GROUPS = {
     "Start and stop": ("up", "status", "logs", "restart", "wait-healthy", "down"),
     "Work with it": ("psql", "env", "dashboard", "admin-key"),
-    "Data": ("seed", "dump", "load", "reset", "reset-data"),
+    "Data": ("seed", "fresh", "dump", "load", "reset", "reset-data"),
     "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "guard", "drop-snapshot"),
     "More databases": ("fork", "forks", "drop-fork"),
     "When it does not work, and settings": ("doctor", "init", "stacks", "retire"),

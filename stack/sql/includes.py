@@ -29,6 +29,8 @@ class Reading:
         self.frames = [Frame(Lexer(source), file, beside)]
         self.folders = (Path(), *folders)
         """Where a relative path is looked for: where the user is, as psql does, then elsewhere."""
+        self.found: set[Path] = set()
+        """The files that were named and are there."""
         self.values = Values()
         self._next: list[Event] = []
         self.last_line = 1
@@ -219,7 +221,9 @@ class Reading:
         """Return the file that a path names: from where the user is, or beside the file that names it."""
         path = Path(typed).expanduser() if typed.startswith("~") else Path(typed)
         folders = (self.frames[-1].beside,) if relative else (*self.folders, self.frames[-1].beside)
-        return next((folder / path for folder in folders if (folder / path).is_file()), folders[0] / path)
+        there = next((folder / path for folder in folders if (folder / path).is_file()), None)
+        self.found |= {there} if there else set()
+        return there or folders[0] / path
 
     def _quit(self, event: Event) -> Event | None:
         r"""End the file, as `\q` does; what includes it goes on."""

@@ -94,9 +94,10 @@ class Script:
         self.notes: list[str] = []
         self._file = file or source.name
         self._reading = Reading(source, self._file, beside or Path(self._file).parent)
-        self._statements = Statements(
-            into=into, name=name, session=session, mark=mark, missing=missing, notes=self.notes
-        )
+        self.reads = self._reading.found
+        """The files that it names and that are there, as far as it was read."""
+        given = {"into": into, "name": name, "session": session, "mark": mark}
+        self._statements = Statements(**given, missing=missing, notes=self.notes)
         self._inline, self._into, self._pick = inline, into, pick
         self._guard = None if trust else Guard()
         self._lines = Lines()
@@ -109,8 +110,7 @@ class Script:
 
     def read(self, size: int = ENOUGH) -> bytes:
         """Return the next bytes for psql, about `size` of them; empty at the end."""
-        parts: list[bytes] = []
-        length = 0
+        parts, length = list[bytes](), 0
         while length < min(size, ENOUGH) and (part := next(self._given, b"")):
             parts.append(part)
             length += len(part)

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stack.engines.base import Engine
@@ -42,6 +43,8 @@ class Aside:
         self.name = name
         self.made: list[str] = []
         """The roles that were made for it."""
+        self.read: set[Path] = set()
+        """The files that what filled it names."""
         self.kept = False
         """Whether `undo` brings back what it replaces."""
         self.stuck = ""
@@ -68,14 +71,18 @@ class Aside:
 
     def make_ready(self, cluster: Cluster) -> None:
         """Let it be as the user's is, within the transaction that gives it the user's name in the end."""
+        comment, limit, template = self.marks(cluster)
+        cluster.allow(self.name, anybody=True, limit=limit, template=template)
+        cluster.set_comment(self.name, comment)
+        made_roles.keep(cluster, self.name)
+
+    def marks(self, cluster: Cluster) -> tuple[str | None, int, bool]:
+        """Return the comment, the connection limit and the mark as a template that it is to have in the end."""
         comment, limit, template = self.cluster.marks(cluster.database)  # which does not see what is not committed
         its_comment, its_limit, _ = cluster.marks(self.name)
         # A comment and a limit that the file itself has set are its own.
-        limit = limit if its_limit == FILLING else its_limit
-        cluster.allow(self.name, anybody=True, limit=limit, template=template)
-        if (its_comment or "").startswith(store.COMMENT):
-            cluster.set_comment(self.name, comment)
-        made_roles.keep(cluster, self.name)
+        ours = (its_comment or "").startswith(store.COMMENT)
+        return comment if ours else its_comment, limit if its_limit == FILLING else its_limit, template
 
 
 @contextmanager

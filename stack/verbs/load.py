@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,27 +31,43 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
     Nobody may enter the database meanwhile: it is a copy of it that they are applied to, and what is written to the
     other would be lost. Raises StackError with psql's words at the first file that fails; nothing is kept then.
     """
-    there, others = seeds(engine.root / "seed")
-    if others:
-        say(f"Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip: {', '.join(others)}.")
-    if not there:
+    if not (there := to_apply(engine)):
         say("There is nothing in seed/ to apply. Put files of SQL there, such as seed/010_schema.sql.")
         return []
-    notes: list[str] = []
-    with _place(engine, "seed", afresh=False, room=sum(file.stat().st_size for file in there), yes=yes) as place:
-        for file in there:
-            say(f"seed/{file.name}")
-            with opened(str(file)) as source:
-                source.name = f"seed/{file.name}"
-                try:
-                    with whole.Ahead(engine, source, How(beside=file.parent)) as ahead:
-                        notes += place.fill(ahead)
-                except Unfit as error:
-                    raise StackError(_not_seeded(engine, file, error.what)) from None
+    with _place(engine, "seed", afresh=False, room=size(there), yes=yes) as place:
+        notes = apply(engine, place.fill, there)
     for each in notes:
         say(each)
     say(f"Applied {counted(len(there), 'file')} of seed/.{place.back}")
     return there
+
+
+def to_apply(engine: Engine) -> list[Path]:
+    """Return the files of seed/ in the order in which they are applied; what is passed over is said."""
+    there, others = seeds(engine.root / "seed")
+    if others:
+        say(f"Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip: {', '.join(others)}.")
+    return there
+
+
+def size(there: list[Path]) -> int:
+    """Return the bytes in files."""
+    return sum(file.stat().st_size for file in there)
+
+
+def apply(engine: Engine, fill: Callable[[whole.Ahead], list[str]], there: list[Path]) -> list[str]:
+    """Bring files in by what fills the database, and return what is to be said when they count. Raises StackError."""
+    notes: list[str] = []
+    for file in there:
+        say(f"seed/{file.name}")
+        with opened(str(file)) as source:
+            source.name = f"seed/{file.name}"
+            try:
+                with whole.Ahead(engine, source, How(beside=file.parent)) as ahead:
+                    notes += fill(ahead)
+            except Unfit as error:
+                raise StackError(_not_seeded(engine, file, error.what)) from None
+    return notes
 
 
 def _not_seeded(engine: Engine, file: Path, why: str) -> str:

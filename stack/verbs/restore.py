@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from stack.engines.base import Engine, need
 from stack.ground.errors import Refused, StackError
@@ -42,6 +44,22 @@ def restore(engine: Engine, name: str = "", *, only: str = "", keep: bool = Fals
     becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are named, and when one
     is in use, that is asked about unless `yes`. Raises StackError; all is then as it was.
     """
+    bring_back(engine, lambda cluster: find_one(cluster, name), only=only, keep=keep, yes=yes)
+
+
+def bring_back(
+    engine: Engine,
+    choose: Callable[[Cluster], Snapshot | None],
+    *,
+    only: str = "",
+    keep: bool = False,
+    yes: bool = False,
+    by: str = "",
+) -> bool:
+    """Do what `restore` does with the snapshot that is chosen; return False, with nothing done, when none is.
+
+    `by` is the command that `undo` takes back, as it is typed, where it is not `restore`.
+    """
     only = what(engine, only, ONLY)
     if only == "convex" and keep:
         raise Refused(
@@ -50,15 +68,30 @@ def restore(engine: Engine, name: str = "", *, only: str = "", keep: bool = Fals
         )
     with administrator(engine, WORK) as cluster:
         exchange.settle(engine, cluster)
-        snapshot = find_one(cluster, name)
+        snapshot = choose(cluster)
+        if not snapshot:
+            return False
         half = _half(engine, cluster, snapshot, only)
-        told = _replace(engine, cluster, snapshot, half, pg=only != "convex", keep=keep, yes=yes)
+        by = by or f"restore {typed(snapshot.name)}{' --only convex' * (only == 'convex')}"
+        told = _replace(engine, cluster, snapshot, half, How(by, only != "convex", keep, yes))
         spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
     if half and half.goes:
         wait_usable(engine, PATIENCE)
         half.tell_keys()
     say(told)
+    return True
+
+
+class How(NamedTuple):
+    """How it is to be done."""
+
+    by: str
+    """The command, as it is typed."""
+    pg: bool
+    """Whether the database is exchanged."""
+    keep: bool
+    yes: bool
 
 
 def what(engine: Engine, only: str, allowed: tuple[str, ...]) -> str:
@@ -133,61 +166,57 @@ def _half(engine: Engine, cluster: Cluster, snapshot: Snapshot, only: str) -> Ha
     return None
 
 
-def _replace(
-    engine: Engine, cluster: Cluster, snapshot: Snapshot, half: Half | None, *, pg: bool, keep: bool, yes: bool
-) -> str:
+def _replace(engine: Engine, cluster: Cluster, snapshot: Snapshot, half: Half | None, how: How) -> str:
     """Exchange what is asked for, and return what to say of it."""
     moves = half if half and half.goes else None
     if moves:
         moves.make_ready()
-    if pg:
-        back = _replace_database(engine, cluster, snapshot, moves, keep=keep, yes=yes)
+    if how.pg:
+        back = _replace_database(engine, cluster, snapshot, moves, how)
     else:
-        back = _replace_convex(cluster, snapshot, moves) if moves else ""
-    parts = [cluster.database] * pg + ["Convex"] * bool(half and (half.goes or not pg))
+        back = _replace_convex(cluster, snapshot, moves, how) if moves else ""
+    parts = [cluster.database] * how.pg + ["Convex"] * bool(half and (half.goes or not how.pg))
     are = "are as they were" if len(parts) > 1 else "is as it was"
     same = " Convex has not changed since, and was left running." if half and not half.goes else ""
     told = f"{' and '.join(parts)} {are} when the snapshot {snapshot.name} was taken, {snapshot.moment}.{same}"
     return f"{told} {back}".rstrip()
 
 
-def _replace_database(
-    engine: Engine, cluster: Cluster, snapshot: Snapshot, half: Half | None, *, keep: bool, yes: bool
-) -> str:
+def _replace_database(engine: Engine, cluster: Cluster, snapshot: Snapshot, half: Half | None, how: How) -> str:
     """Give a snapshot's database the user's name, with Convex's half; return what `undo` would bring back."""
     refuse_prepared(cluster, cluster.database)
-    told = ask_what_goes(cluster, cluster.database, set(), keep=keep, yes=yes)
+    told = ask_what_goes(cluster, cluster.database, set(), keep=how.keep, yes=how.yes)
     new = spare_of(engine, cluster, snapshot)
     there = cluster.oid(cluster.database) is not None
-    ask_what_goes(cluster, cluster.database, told, keep=keep, yes=yes)  # making a copy may have taken a while
-    beside, by, back = half.kept if half else Beside(), f"restore {typed(snapshot.name)}", ""
-    alone = half and not keep and (not there or what_goes(cluster, cluster.database))
+    ask_what_goes(cluster, cluster.database, told, keep=how.keep, yes=how.yes)  # a copy may have taken a while
+    beside, back = half.kept if half else Beside(), ""
+    alone = half and not how.keep and (not there or what_goes(cluster, cluster.database))
     stand_in = make_stand_in(cluster, new, beside) if alone else ""
     tell_sessions(cluster)
-    along = half.along(new, SNAPSHOT if keep else UNDO) if half else nullcontext()
+    along = half.along(new, SNAPSHOT if how.keep else UNDO) if half else nullcontext()
     with along, cluster.alone(cluster.database), cluster.transaction():
         turn = cluster.transaction_id()
         used = replace(snapshot, used=time.time(), used_turn=turn)
         cluster.set_comment(snapshot.stored, used.facts())
         cluster.allow(new, anybody=True, limit=snapshot.limit, template=snapshot.template)
         cluster.set_comment(new, snapshot.comment)
-        if there and keep:
+        if there and how.keep:
             _keep(cluster, snapshot, turn, beside)
-        elif there and keep_back(cluster, by, half=beside):
+        elif there and keep_back(cluster, how.by, half=beside):
             back = BACK
         if stand_in and not back:
-            keep_convex_back(cluster, stand_in, by, beside)
+            keep_convex_back(cluster, stand_in, how.by, beside)
             back = "`invoke undo` takes back what became of Convex, and not the database."
         cluster.rename(new, cluster.database)
     return back
 
 
-def _replace_convex(cluster: Cluster, snapshot: Snapshot, half: Half) -> str:
+def _replace_convex(cluster: Cluster, snapshot: Snapshot, half: Half, how: How) -> str:
     """Give Convex its half alone; return what `undo` would bring back."""
     spares.take_over(cluster)
     stand_in = make_stand_in(cluster, snapshot.stored, half.kept)
     with half.along("", UNDO), cluster.transaction():
-        keep_convex_back(cluster, stand_in, f"restore {typed(snapshot.name)} --only convex", half.kept)
+        keep_convex_back(cluster, stand_in, how.by, half.kept)
     return BACK
 
 

@@ -20,8 +20,8 @@ from stack.verbs.store import WORK
 from stack.verbs.wait import wait_usable
 
 NOTHING = (
-    "There is nothing to undo: no load, seed, restore or drop-snapshot has replaced or dropped anything, or it was"
-    " given up since, to make room. `invoke snapshots` shows what there is to go back to."
+    "There is nothing to undo: no load, seed, fresh, restore or drop-snapshot has replaced or dropped anything, or it"
+    " was given up since, to make room. `invoke snapshots` shows what there is to go back to."
 )
 AGAIN = "Typed again, `invoke undo` takes that back."
 UNDONE = "undone"

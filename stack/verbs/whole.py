@@ -124,6 +124,7 @@ def _run(place: Aside, ahead: Ahead, name: str) -> tuple[str, list[str]]:
     )  # fmt: skip
     token = f"stack{secrets.token_hex(12)}"
     ended = run_psql(command(place, token, name, reader.options), script, token)
+    place.read |= script.reads
     return judged(ended, reader, script), script.notes
 
 

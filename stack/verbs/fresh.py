@@ -1,0 +1,110 @@
+"""The database as it is right after the seed: made once, then brought back until what makes it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stack.engines.base import Engine
+from stack.ground.talk import counted, human, say
+from stack.server.admin import Cluster
+from stack.verbs import load, spares
+from stack.verbs.aside import Aside, exchanged
+from stack.verbs.drop import BACK, clear_out, doom
+from stack.verbs.restore import bring_back
+from stack.verbs.store import MAKING, MARK, Snapshot, made_comment, of_database
+from stack.verbs.whole import fill
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
+
+BEGINS = "fresh-"
+"""What the snapshots are called in which it is kept, before the first digits of a fingerprint."""
+MESSAGE = "right after the seed"
+_MADE_BY: LiteralString = """
+SELECT current_setting('server_version'), encoding, datlocprovider::text, datcollate, datctype, datlocale, daticurules,
+       pg_get_userbyid(datdba),
+       (SELECT string_agg(name || default_version, ',' ORDER BY name) FROM pg_available_extensions)
+FROM pg_database AS d WHERE datname = %s"""
+"""What an empty database of the server is like, with the extensions of its image. Not the database's own settings: a
+seed may set them."""
+
+
+def fresh(engine: Engine, *, cache: bool = True, yes: bool = False) -> None:
+    """Replace what is in the database by what seed/ makes of an empty one, all of it or nothing.
+
+    The result is kept as a snapshot under the fingerprint of all that made it, and only brought back while that is the
+    same; without `cache` it is made anew. Raises StackError with psql's words at the first file that fails.
+    """
+    files = _fingerprint(engine.root / "seed")
+    if cache and bring_back(engine, lambda cluster: _kept(cluster, files), only="pg", yes=yes, by="fresh"):
+        return
+    there = load.to_apply(engine)
+    with exchanged(engine, "fresh", afresh=True, room=load.size(there), yes=yes) as place:
+        notes = load.apply(engine, lambda ahead: fill(place, ahead), there)
+        notes += _keep(engine, place, files)
+    for each in notes:
+        say(each)
+    back = f" {BACK}" if place.kept else ""
+    say(f"{place.cluster.database} has what {counted(len(there), 'file')} of seed/ make, and nothing else.{back}")
+
+
+def _fingerprint(folder: Path) -> bytes:
+    """Return what tells the files of a folder, all that are in it, from others: their names and bytes."""
+    found = hashlib.sha256()
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while some := file.read(1 << 20):
+                    digest.update(some)
+            found.update(os.fsencode(path.relative_to(folder)) + b"\0" + digest.digest())
+    return found.digest()
+
+
+def _name(cluster: Cluster, files: bytes) -> str:
+    told = repr(cluster.rows(_MADE_BY, cluster.database)).encode()
+    return BEGINS + hashlib.sha256(files + told).hexdigest()[:12]
+
+
+def _kept(cluster: Cluster, files: bytes) -> Snapshot | None:
+    name = _name(cluster, files)
+    return next((each for each in of_database(cluster) if each.name == name), None)
+
+
+def _keep(engine: Engine, place: Aside, files: bytes) -> list[str]:
+    """Keep what was made as a snapshot, in the place of what was kept before; return what is to be said."""
+    cluster, inside = place.cluster, (engine.root / "seed").resolve()
+    outside = sorted(str(path) for path in place.read if inside not in path.resolve().parents)
+    if outside:
+        return [f"It is not kept for the next time: files of seed/ read {', '.join(outside)}, outside of seed/."]
+    size = cluster.size(place.name)
+    if spares.room_left(engine, cluster) < 2 * size + spares.RESERVE:  # with the spare
+        return [f"It is not kept for the next time: that takes {human(2 * size)}, and the disk is short of room."]
+    made = MAKING + uuid.uuid4().hex
+    cluster.copy(place.name, made, limit=MARK, comment=made_comment())
+    name, now, old = _name(cluster, files), time.time(), _all(cluster)
+    comment, limit, template = place.marks(cluster)
+    for each in old:
+        clear_out(cluster, each)
+    with cluster.transaction():
+        turn = cluster.transaction_id()
+        new = Snapshot(
+            uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, MESSAGE,
+            comment, limit, template, turn, turn,
+        )  # fmt: skip
+        for each in old:
+            doom(cluster, each)
+        cluster.rename(made, new.stored)
+        cluster.set_comment(new.stored, new.facts())
+    return []
+
+
+def _all(cluster: Cluster) -> list[Snapshot]:
+    """Return what was kept before, and not what somebody has called so."""
+    return [each for each in of_database(cluster) if each.name.startswith(BEGINS) and each.message == MESSAGE]

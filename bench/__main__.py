@@ -19,11 +19,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import plot, rows, saves
+from bench import both, plot, rows, saves
 from bench.rows import Row
 from bench.sites import Failed, Site, images, sites
 
-ROWS = (*rows.ROWS, *saves.ROWS)
+ROWS = (*rows.ROWS, *saves.ROWS, *both.ROWS)
 RESULTS = Path(__file__).parent / "results"
 SIZES = {
     "interval": 10,

@@ -35,7 +35,9 @@ class FakeBackend:
     def image(self) -> tuple[str, str]:
         return "", ""
 
-    def copying(self, source: Path, target: Path, image: str) -> AbstractContextManager[Copying]:
+    def copying(
+        self, source: Path, target: Path, image: str, *, still: bool = False
+    ) -> AbstractContextManager[Copying]:
         raise AssertionError("nothing is to be copied")
 
     def still(self) -> AbstractContextManager[Still]:

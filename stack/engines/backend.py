@@ -22,8 +22,11 @@ class Still(Protocol):
 class Copying(Protocol):
     """A copy of a directory that is about to be made."""
 
+    def ready(self) -> None:
+        """Wait until it can begin. Raises StackError."""
+
     def go(self) -> None:
-        """Make it; return when every byte has been read. Raises StackError."""
+        """Make it, once it is ready; return when every byte has been read. Raises StackError."""
 
     def finish(self) -> int:
         """Wait until it is on the disk, and return the bytes in it. Raises StackError."""
@@ -38,8 +41,13 @@ class Convex(Protocol):
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""
 
-    def copying(self, source: Path, target: Path, image: str) -> AbstractContextManager[Copying]:
-        """Make ready to copy a directory to one beside it, whoever owns what is in it, by a program in an image."""
+    def copying(
+        self, source: Path, target: Path, image: str, *, still: bool = False
+    ) -> AbstractContextManager[Copying]:
+        """Begin to make ready to copy a directory to one next to it by an image's programs, whoever owns what is in it.
+
+        `still`: it is to be copied while the backend stands still.
+        """
 
     def still(self) -> AbstractContextManager[Still]:
         """Let the backend stand still until this is left, or `go_on`; it does so too when this process is killed."""

@@ -10,12 +10,12 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stack.engines.backend import Convex, Still
+from stack.engines.backend import Convex, Copying, Still
 from stack.engines.base import Engine
 from stack.ground import disk, files
 from stack.ground.errors import StackError
@@ -29,6 +29,7 @@ from stack.verbs.store import SNAPSHOT, SPARE, Snapshot, all_stored
 if TYPE_CHECKING:
     from psycopg import Connection
 
+UNFINISHED = ".new-convex-"
 HALF = ".convex-"
 """How the name of each such directory begins; the cluster's identifier and the rest of its database's name follow."""
 
@@ -44,10 +45,6 @@ class Halves:
     def of(self, database: str) -> Path:
         """Return the directory of a database of ours."""
         return self.data / f"{HALF}{self.identifier}-{database.removeprefix('stack-')}"
-
-    def new(self) -> Path:
-        """Return where a directory is made that is not whole yet."""
-        return self.of(f"new-{uuid.uuid4().hex}")
 
     def clear(self, wanted: Snapshot | None) -> None:
         """Take away the directories whose database is gone, and the spares of all but one snapshot.
@@ -82,41 +79,65 @@ def home(engine: Engine) -> Path | None:
     return place if place and disk.has_data(place) else None
 
 
+def new(root: Path) -> Path:
+    """Return where a directory is made that is not whole yet; while this process lives it is spared by its name."""
+    return root / "data" / f"{UNFINISHED}{os.getpid()}-{uuid.uuid4().hex}"
+
+
 @dataclass
 class Copied:
-    """What was saved of Convex."""
+    """What is saved of Convex."""
 
     half: Path | None = None
     """None: the database alone."""
     image: str = ""
     built: str = ""
+    copying: Copying | None = None
     size: int = 0
     still: Still | None = None
 
+    def paths(self, engine: Engine) -> tuple[Path, Path]:
+        """Return what is copied, and where to."""
+        assert self.half
+        return engine.root / "data" / "convex", self.half
+
 
 @contextmanager
-def same_moment(engine: Engine, cluster: Cluster, *, wanted: bool) -> Iterator[Copied]:
+def copier(engine: Engine, *, wanted: bool) -> Iterator[Copied]:
+    """Begin to make ready to copy Convex's directory, where it is wanted and there is one."""
+    convex = engine.convex
+    if not convex or not (wanted and home(engine)):
+        yield Copied()
+        return
+    copied = Copied(new(engine.root), *convex.image())
+    with convex.copying(*copied.paths(engine), copied.image, still=True) as copied.copying:
+        yield copied
+
+
+@contextmanager
+def same_moment(engine: Engine, cluster: Cluster, copied: Copied) -> Iterator[None]:
     """Copy Convex's directory, then let the database be copied within, at one moment.
 
     Convex stands still from the one to the other: once the copy of the database has its lock, what anybody writes comes
     after both. Raises StackError; what was copied by then is cleared away.
     """
-    convex, source = engine.convex, home(engine) if wanted else None
-    if not convex or not source:
-        yield Copied()
+    if not engine.convex or not copied.copying:
+        yield
         return
-    copied = Copied(Halves(engine, cluster).new(), *convex.image())
-    assert copied.half
     errors: list[StackError] = []
     ours = [cluster.connection.info.backend_pid, cluster.oid(cluster.database)]  # it is busy afterwards
-    with convex.copying(source, copied.half, copied.image) as copying, cluster.beside() as third:
-        with convex.still() as copied.still:
-            copying.go()
-            with beside(lambda done: _go_on(third, ours, copied, done, errors)):
-                yield copied
+    copied.copying.ready()
+    with ExitStack() as stack, cluster.beside() as third, engine.convex.still() as copied.still:
+        if copied.still.why_stopped:  # what was to look whether it stands still has ended with it
+            copied.copying = stack.enter_context(engine.convex.copying(*copied.paths(engine), copied.image))
+            copied.copying.ready()
+        copied.copying.go()
+        with beside(lambda done: _go_on(third, ours, copied, done, errors)):
+            yield
+        copied.still.go_on()
         if errors:
             raise errors[0]
-        copied.size = copying.finish()
+        copied.size = copied.copying.finish()
 
 
 def _go_on(
@@ -138,8 +159,9 @@ def _go_on(
 
 def copy(convex: Convex, halves: Halves, source: Path, target: Path) -> None:
     """Copy a directory that nobody uses; it has its name when it is whole. Raises StackError."""
-    made = halves.new()
+    made = new(halves.data.parent)
     with convex.copying(source, made, convex.image()[0]) as copying:
+        copying.ready()
         copying.go()
         copying.finish()
     try:

@@ -18,7 +18,7 @@ from stack.ground.talk import confirm, give, human, say
 from stack.server.admin import Cluster
 from stack.verbs import exchange, spares
 from stack.verbs.drop import BACK, clear_out, doom, keep_snapshot_back, kept_back, what_goes
-from stack.verbs.halves import Copied, Halves, same_moment
+from stack.verbs.halves import Copied, Halves, copier, same_moment
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
 from stack.verbs.restore import what
@@ -40,7 +40,7 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
     if not message.isprintable():
         raise Refused("A message is one line of printable characters. Nothing was done.")
     only = what(engine, only, ("", "both", "pg"))
-    with administrator(engine, WORK) as cluster:
+    with copier(engine, wanted=only == "both") as copied, administrator(engine, WORK) as cluster:
         exchange.settle(engine, cluster)
         there = of_database(cluster)
         name = name or free_name(there)
@@ -55,7 +55,7 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
             refuse_prepared(cluster, database)
         take_over(cluster)
         spares.make_room(engine, cluster, cluster.size(cluster.database))
-        with same_moment(engine, cluster, wanted=only == "both") as copied:
+        with same_moment(engine, cluster, copied):
             made = spares.copy_database(engine, cluster)
         new = _become_snapshot(engine, cluster, (made, copied), old, (name, message))
         tell_and_tidy(engine, cluster)

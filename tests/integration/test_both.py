@@ -30,7 +30,7 @@ from tests.integration.checkout import (
     succeed,
 )
 from tests.integration.conftest import Make
-from tests.integration.test_convex import get
+from tests.integration.test_convex import get, layer
 
 KILLS = 8
 BACK = "`invoke undo` takes that back."
@@ -280,29 +280,53 @@ def test_convex_goes_on_when_the_command_is_killed_while_it_stands_still(both: P
         session.execute("BEGIN")
         session.execute("LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE")
         taking = subprocess.Popen([*INVOKE, "snapshot", "one"], cwd=both, stderr=subprocess.DEVNULL)
-        state = "{{.State.Status}}"
-        for _ in range(2000):
-            if docker("inspect", "--format", state, backend) == "paused":
-                taking.kill()
-                break
-            time.sleep(0.002)
+        stands = False
+        while not stands and taking.poll() is None:
+            stands = docker("top", backend, "-eo", "pid,stat").splitlines()[1].split()[1].startswith("T")
+        assert stands
+        taking.kill()
         taking.wait()
-    eventually(lambda: docker("inspect", "--format", state, backend) == "running", 10)
     assert convex(both, raised=True) == 2
+    succeed(both, "snapshot", "one")
+    both_raise(both)
+    succeed(both, "restore", "one")
+    assert convex(both) == 2
+
+
+def test_docker_calls_convex_healthy_right_after_it_stood_still(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    assert docker("inspect", "--format", "{{.State.Health.Status}}", containers(both)["convex-backend"]) == "healthy"
+    assert run(both, "status").returncode == 0
+    succeed(both, "up")
+
+
+def test_beneath_an_init_process_convex_is_stopped(make: Make) -> None:
+    copy = make(STACK_LAYERS="dev,mine")
+    layer(copy, init=True)
+    succeed(copy, "up")
+    sql(copy, "CREATE TABLE counter AS SELECT 0 AS n")
+    both_raise(copy)
+    told = run(copy, "snapshot", "one").stderr
+    assert "which was stopped for " in told
+    assert "(it cannot be frozen: an init process stands before it)" in told
+    succeed(copy, "wait-healthy")
+    both_raise(copy)
+    succeed(copy, "restore", "one")
+    assert numbers(copy) == (1, 1)
 
 
 def test_where_docker_cannot_freeze_convex_is_stopped_and_that_is_said(both: Path, tmp_path: Path) -> None:
-    # The first words are those of moby's daemon/pause.go; the reason after them is its runtime's.
-    words = "Error response from daemon: cannot pause container 1234: OCI runtime pause failed: no freezer here"
+    # The first words are those of moby's daemon/kill.go; the reason after them is its runtime's.
+    words = "Error response from daemon: cannot kill container: 1234: no signal here"
     real = shutil.which("docker")
     shim = tmp_path / "bin" / "docker"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\n[ "$1" != pause ] || {{ echo "{words}" >&2; exit 1; }}\nexec {real} "$@"\n')
+    shim.write_text(f'#!/bin/sh\n[ "$1 $3" != "kill STOP" ] || {{ echo "{words}" >&2; exit 1; }}\nexec {real} "$@"\n')
     shim.chmod(0o755)
     told = run(both, "snapshot", "one", env={"PATH": f"{shim.parent}:{os.environ['PATH']}"})
     assert told.returncode == 0
     assert "which was stopped for " in told.stderr
-    assert "pause failed: no freezer here)" in told.stderr
+    assert f"(it cannot be frozen: {words})" in told.stderr
     succeed(both, "wait-healthy")
     both_raise(both)
     succeed(both, "restore", "one")

@@ -41,18 +41,34 @@ class Convex:
         told = look(["docker", "image", "inspect", "--format", "{{.Created}}", name])
         return name, told.stdout.strip()
 
-    def copying(self, source: Path, target: Path, image: str) -> contextlib.AbstractContextManager[Copying]:
-        """Make ready to copy a directory to one beside it, whoever owns what is in it, by a program in an image."""
-        return copying.copying(source, target, image)
+    def copying(
+        self, source: Path, target: Path, image: str, *, still: bool = False
+    ) -> contextlib.AbstractContextManager[Copying]:
+        """Begin to make ready to copy a directory to one next to it by an image's programs, whoever owns what is in it.
+
+        `still`: it is to be copied while the backend stands still.
+        """
+        return copying.copying(source, target, image, self._freezes()[0] if still else "")
+
+    def _freezes(self) -> tuple[str, str]:
+        """Return the id of the running backend when its own process can be stopped, else why that cannot be."""
+        row = self._row()
+        if not row or row["state"] != "running":
+            return "", ""
+        init = self.containers.ask("inspect", "--format", "{{.HostConfig.Init}}", row["id"]).strip() == "true"
+        return ("", "an init process stands before it") if init else (row["id"], "")
 
     @contextlib.contextmanager
     def still(self) -> Iterator[Still]:
         """Let the backend stand still until this is left, or `go_on`; it does so too when this process is killed.
 
-        It is frozen, so that its clients stay connected, or stopped where Docker cannot freeze it.
+        It is frozen by a signal, so that its clients stay connected, or stopped where that cannot be. `docker pause`
+        would have Docker call it unhealthy until its next check, which is no start for what depends on it
+        (moby/moby#46203).
         """
+        frozen, why = self._freezes()
         row = self._row()
-        still = Still(row["id"] if row and row["state"] == "running" else "")
+        still = Still(frozen or (row["id"] if row and why else ""), why)
         try:
             still.begin()
             yield still
@@ -107,9 +123,9 @@ class Convex:
 class Still:
     """A container that stands still for as long as a pipe to a waiting shell is open, which ends with this process."""
 
-    def __init__(self, container: str) -> None:
+    def __init__(self, container: str, why_stopped: str) -> None:
         self._container = container
-        self.why_stopped = ""
+        self.why_stopped = why_stopped
         self.seconds = 0.0
 
     def begin(self) -> None:
@@ -118,13 +134,14 @@ class Still:
             return
         # In a session of its own: neither Ctrl-C nor the end of the terminal reaches it.
         self._waiting = start(
-            ["sh", "-c", 'read -r _; docker unpause "$0" || docker start "$0"', self._container],
+            ["sh", "-c", 'read -r _; docker kill --signal CONT "$0" || docker start "$0"', self._container],
             stdin=PIPE, outlives=Path("/"),
         )  # fmt: skip
         self._begun = time.monotonic()
-        told = look(["docker", "pause", self._container])
-        if told.returncode:
-            self.why_stopped = " ".join(told.stderr.split()).rstrip(".")
+        if not self.why_stopped:
+            told = look(["docker", "kill", "--signal", "STOP", self._container])
+            self.why_stopped = " ".join(told.stderr.split()).rstrip(".") if told.returncode else ""
+        if self.why_stopped:
             stopped = look(["docker", "stop", self._container])
             if stopped.returncode:
                 raise explain(stopped.stderr)
@@ -139,4 +156,4 @@ class Still:
         failed = self._waiting.wait()
         self.seconds = time.monotonic() - self._begun
         if failed:
-            raise explain(look(["docker", "unpause", container]).stderr)
+            raise explain(look(["docker", "start", container]).stderr)

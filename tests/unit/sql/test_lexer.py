@@ -115,7 +115,9 @@ SPEED = {
 @pytest.mark.parametrize("case", SPEED)
 def test_it_is_fast_and_small(case: str) -> None:
     megabytes, content = SPEED[case]
-    patience = len(content) / 1e6 / megabytes * 30 + 0.5  # the processor may be shared; what grows with the square takes minutes
+    patience = (
+        len(content) / 1e6 / megabytes * 30 + 0.5
+    )  # the processor may be shared; what grows with the square takes minutes
     began = time.process_time()
     made = Lexer(io.BytesIO(content))
     longest = 0

@@ -275,17 +275,20 @@ def test_both_are_of_one_moment_beside_a_program_that_writes_to_both(both: Path)
 
 
 def test_convex_goes_on_when_the_command_is_killed_while_it_stands_still(both: Path) -> None:
-    backend = containers(both)["convex-backend"]
-    with login(both) as session:
-        session.execute("BEGIN")
-        session.execute("LOCK TABLE pg_catalog.pg_database IN ACCESS SHARE MODE")
-        taking = subprocess.Popen([*INVOKE, "snapshot", "one"], cwd=both, stderr=subprocess.DEVNULL)
-        stands = False
-        while not stands and taking.poll() is None:
-            stands = docker("top", backend, "-eo", "pid,stat").splitlines()[1].split()[1].startswith("T")
-        assert stands
-        taking.kill()
-        taking.wait()
+    ids = containers(both)
+    session = login(both)
+    pid = str(session.info.backend_pid)
+    docker("exec", ids["postgres"], "sh", "-c", 'kill -STOP "$0"', pid)  # so that Convex stands still for seconds
+    taking = subprocess.Popen([*INVOKE, "snapshot", "one"], cwd=both, stderr=subprocess.DEVNULL)
+    stands = False
+    while not stands and taking.poll() is None:
+        states = docker("top", ids["convex-backend"], "-eo", "pid,stat").splitlines()
+        stands = states[1].split()[1].startswith("T")
+    taking.kill()
+    taking.wait()
+    docker("exec", ids["postgres"], "sh", "-c", 'kill -CONT "$0" || true', pid)
+    session.close()
+    assert stands
     assert convex(both, raised=True) == 2
     succeed(both, "snapshot", "one")
     both_raise(both)

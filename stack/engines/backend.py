@@ -36,7 +36,7 @@ class Convex(Protocol):
     """The Convex backend."""
 
     def directory(self) -> Path | None:
-        """Return the directory in data/ that holds all its state; None when that is elsewhere, or there is none."""
+        """Return the directory in data/ that holds all its state; None when that is elsewhere, or nothing is there."""
 
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""

@@ -97,9 +97,10 @@ def _take_back(cluster: Cluster, convex: Convex, halves: Halves, mark: Mark, *, 
 
 def settle(engine: Engine, cluster: Cluster) -> bool:
     """Finish or take back what a command that died has left half-way; return whether there was anything."""
-    if not marks(engine.root):
+    convex = engine.convex
+    if not convex or not marks(engine.root):
         return False
-    convex, halves = need(engine.convex, engine), Halves(engine, cluster)
+    halves = Halves(engine, cluster)
     found = [mark for path in marks(engine.root) if (mark := Mark.read(path, halves.identifier))]
     for mark in found:
         convex.stop()

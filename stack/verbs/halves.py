@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from stack.engines.backend import Convex, Copying, Still
 from stack.engines.base import Engine
-from stack.ground import disk, files
+from stack.ground import files
 from stack.ground.errors import StackError
 from stack.ground.threads import beside
 from stack.ground.trash import ASIDE
@@ -75,8 +75,7 @@ def all_of(root: Path) -> list[Path]:
 
 def home(engine: Engine) -> Path | None:
     """Return the directory that is Convex's own; None where there is no Convex, or nothing of it."""
-    place = engine.convex.directory() if engine.convex else None
-    return place if place and disk.has_data(place) else None
+    return engine.convex.directory() if engine.convex else None
 
 
 def new(root: Path) -> Path:

@@ -232,6 +232,8 @@ def _sweep(engine: Engine) -> list[str]:
                 aside.rmdir()
         except StackError as error:
             stays.append(str(error))
+        except FileNotFoundError:  # the background was at it too
+            continue
         except OSError as error:
             stays.append(f"{aside}, which a command that died has left, cannot be deleted: {error.strerror}.")
     return stays

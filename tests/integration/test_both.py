@@ -184,6 +184,24 @@ def test_no_half_is_restored_as_if_it_were_whole(both: Path) -> None:
     assert numbers(both) == (1, 2)
 
 
+def test_a_convex_that_cannot_be_copied_stops_nothing_but_the_snapshot(make: Make) -> None:
+    copy = make(STACK_LAYERS="dev,mine")
+    (copy / "docker-compose.mine.yml").write_text("services: {convex-dashboard: !reset null}\n")
+    succeed(copy, "up")
+    (copy / "docker-compose.mine.yml").write_text(
+        "services: {convex-dashboard: !reset null, convex-backend: {image: 'standin/none:here'}}\n"
+    )
+    docker("rm", "--force", containers(copy)["convex-backend"])
+    assert "could not be copied" in fail(copy, 1, "snapshot", "one", saying=("standin/none:here", "--only pg"))
+    succeed(copy, "snapshot", "one", "--only", "pg")  # the cure
+    (copy / "docker-compose.mine.yml").write_text(
+        "services: {convex-dashboard: !reset null, convex-backend: !reset null}\n"
+    )
+    told = run(copy, "snapshot", "two")  # what is no part of the stack is no part of its snapshots
+    assert told.returncode == 0
+    assert "Convex" not in told.stderr
+
+
 def test_reset_data_says_what_goes_with_which(both: Path) -> None:
     succeed(both, "snapshot", "one")
     assert "what snapshots keep of it stays" in run(both, "reset-data", "--service", "convex", "--yes").stderr

@@ -12,7 +12,7 @@ from stack.engines.docker import copying
 from stack.engines.docker.containers import Containers
 from stack.engines.docker.plan import BACKEND, published
 from stack.engines.docker.words import explain
-from stack.ground import catalog
+from stack.ground import catalog, disk
 from stack.ground.errors import StackError
 from stack.ground.run import PIPE, look, start
 
@@ -27,10 +27,12 @@ class Convex:
         self.plan = containers.plan
 
     def directory(self) -> Path | None:
-        """Return the directory in data/ that holds all its state; None when that is elsewhere, or there is none."""
+        """Return the directory in data/ that holds all its state; None when that is elsewhere, or nothing is there."""
         place = self.plan.places().get(LEAF)
         usual = self.plan.root / "data" / LEAF
-        return place if place == usual and place.is_dir() and not place.is_symlink() else None
+        if not place or place != usual or not disk.has_data(place) or place.is_symlink():
+            return None
+        return place if self._row() or BACKEND in self.plan.config["services"] else None
 
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""

@@ -25,6 +25,9 @@ find "/data/$2" -exec sync {} + 2>/dev/null || sync
 du -sk "/data/$2" """
 
 
+_ALONE = "Mend that, then type the command again; with `--only pg` it is of the database alone."
+
+
 @contextmanager
 def copying(source: Path, target: Path, image: str, beside: str) -> Iterator[Copy]:
     """Give what copies `source` to `target` next to it, `beside` a container that is to stand still meanwhile.
@@ -64,7 +67,7 @@ class Copy:
     def _wait_for(self, word: str) -> None:
         """Wait until it says a word. Raises StackError with its own words when it ends before that."""
         if self._out.readline().decode().strip() != word:
-            raise StackError(f"{self._source} could not be copied: {self.rest()[1]}.")
+            raise StackError(f"{self._source} could not be copied: {self.rest()[1]}. Nothing was done.", cure=_ALONE)
 
     def go(self) -> None:
         """Make the copy; return when every byte has been read. Raises StackError."""
@@ -77,7 +80,9 @@ class Copy:
         """Wait until it is on the disk, and return the bytes in it. Raises StackError."""
         told = self._out.readline()
         if not told:
-            raise StackError(f"The copy of {self._source} could not be written: {self.rest()[1]}.")
+            raise StackError(
+                f"The copy of {self._source} could not be written: {self.rest()[1]}. Nothing was done.", cure=_ALONE
+            )
         self.done = True
         return int(told.split()[0]) * 1024
 

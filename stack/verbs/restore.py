@@ -126,13 +126,15 @@ class Half:
                 f"Convex's part of the snapshot {its.name} is gone: {self._stored} does not exist. Nothing was done.",
                 cure=without,
             )
-        if image != its.convex and halves.newer(its.convex_built, built):
+        if halves.newer(its.convex_built, built):
+            has = f"Set CONVEX_BACKEND_IMAGE={its.convex} and type `invoke up`"
+            has = "Type `invoke up --pull`" if image == its.convex else has  # a name that moves, as a tag does
             raise Refused(
                 f"The snapshot {its.name} was taken with the Convex backend {its.convex}, which is newer than the one"
                 f" here, {image}: Convex's migrations go forward only. Nothing was done.",
-                cure=f"Set CONVEX_BACKEND_IMAGE={its.convex} and type `invoke up`, then the command again. {without}",
+                cure=f"{has}, then the command again. {without}",
             )
-        if image != its.convex and halves.newer(built, its.convex_built):
+        if halves.newer(built, its.convex_built):
             say(f"It was taken with an older Convex backend, {its.convex}: Convex migrates it when it starts.")
         if not self._spare.exists():
             say(f"There is no spare copy of Convex's part of {its.name} yet, so one is made first.")

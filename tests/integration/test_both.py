@@ -238,6 +238,12 @@ def test_a_snapshot_of_a_newer_backend_is_refused_and_one_of_an_older_is_named(b
         succeed(both, "up", env={"CONVEX_BACKEND_IMAGE": later})  # the cure
         succeed(both, "restore", "newer", env={"CONVEX_BACKEND_IMAGE": later})
         assert numbers(both) == (1, 1)
+        docker("tag", STAND_INS["CONVEX_BACKEND_IMAGE"], later)  # a tag that has moved back
+        succeed(both, "up", env={"CONVEX_BACKEND_IMAGE": later})
+        both_raise(both)
+        moved = fail(both, 2, "restore", "newer", env={"CONVEX_BACKEND_IMAGE": later})
+        assert "which is newer than the one here" in moved
+        assert "invoke up --pull" in moved
     finally:
         run(both, "down")
         docker("image", "rm", "--force", later)

@@ -32,6 +32,9 @@ class FakeBackend:
     def directory(self) -> Path | None:
         return None
 
+    def elsewhere(self) -> Place | None:
+        return None
+
     def image(self) -> tuple[str, str]:
         return "", ""
 

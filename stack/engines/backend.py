@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from stack.ground.volume import Place
+
 
 class Still(Protocol):
     """A service that stands still."""
@@ -37,6 +39,9 @@ class Convex(Protocol):
 
     def directory(self) -> Path | None:
         """Return the directory in data/ that holds all its state; None when that is elsewhere, or nothing is there."""
+
+    def elsewhere(self) -> Place | None:
+        """Return where else all its state is, as in a volume; None when it is in that directory, or there is none."""
 
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""

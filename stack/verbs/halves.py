@@ -19,6 +19,7 @@ from stack.engines.backend import Convex, Copying, Still
 from stack.engines.base import Engine
 from stack.ground import files
 from stack.ground.errors import StackError
+from stack.ground.talk import say
 from stack.ground.threads import beside
 from stack.ground.trash import ASIDE
 from stack.server.admin import Cluster
@@ -106,6 +107,8 @@ def copier(engine: Engine, *, wanted: bool) -> Iterator[Copied]:
     """Begin to make ready to copy Convex's directory, where it is wanted and there is one."""
     convex = engine.convex
     if not convex or not (wanted and home(engine)):
+        if convex and wanted and (place := convex.elsewhere()):
+            say(f"Convex keeps its state in {place}: the snapshot is of the database alone.")
         yield Copied()
         return
     copied = Copied(new(engine.root), *convex.image())

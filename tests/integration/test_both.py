@@ -202,6 +202,18 @@ def test_a_convex_that_cannot_be_copied_stops_nothing_but_the_snapshot(make: Mak
     assert "Convex" not in told.stderr
 
 
+def test_a_convex_in_a_volume_is_left_out_and_that_is_said(make: Make) -> None:
+    copy = make(STACK_LAYERS="dev,volumes")
+    succeed(copy, "up")
+    told = run(copy, "snapshot", "one")
+    assert told.returncode == 0
+    assert "Convex keeps its state in Docker's volume " in told.stderr
+    assert "the snapshot is of the database alone." in told.stderr
+    assert "Convex" not in run(copy, "snapshot", "two", "--only", "pg").stderr
+    assert run(copy, "restore", "one").returncode == 0
+    succeed(copy, "reset-data", "--yes")
+
+
 def test_reset_data_says_what_goes_with_which(both: Path) -> None:
     succeed(both, "snapshot", "one")
     assert "what snapshots keep of it stays" in run(both, "reset-data", "--service", "convex", "--yes").stderr

@@ -15,6 +15,7 @@ from stack.engines.docker.words import explain
 from stack.ground import catalog, disk
 from stack.ground.errors import StackError
 from stack.ground.run import PIPE, look, start
+from stack.ground.volume import Place
 
 LEAF = catalog.BACKEND.leaf
 
@@ -33,6 +34,12 @@ class Convex:
         if not place or place != usual or not disk.has_data(place) or place.is_symlink():
             return None
         return place if self._row() or BACKEND in self.plan.config["services"] else None
+
+    def elsewhere(self) -> Place | None:
+        """Return where else all its state is, as in a volume; None when it is in that directory, or there is none."""
+        if self.plan.places().get(LEAF) == self.plan.root / "data" / LEAF:
+            return None
+        return self.plan.stores().get(LEAF)
 
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 
 from bench.rows import UP, Measure, Row, invoke, nothing
-from bench.saves import clear, empty, execute, filled, quiet
+from bench.saves import clear, empty, execute, filled, quiet, start
 from bench.sites import ENVIRONMENT, Failed, Site, run
 
 INVOKE = (sys.executable, "-m", "invoke")
@@ -66,7 +65,7 @@ def database_and_backend(site: Site) -> float:
 
 def seeded(site: Site) -> None:
     """Prepare a seed, and what is kept of it."""
-    site.compose("up", "--detach", "--wait", "postgres")
+    start(site)
     clear(site)
     empty(site)
     (site.root / "seed").mkdir(exist_ok=True)
@@ -90,11 +89,6 @@ def counted(measure: Measure) -> Measure:
     return measured
 
 
-def spare_ready(left: int) -> Callable[[Site], None]:
-    """Wait until the spare is ready."""
-    return lambda site: quiet(site, left=left)
-
-
 ROWS = (
     Row("both-snapshot", "invoke snapshot, {middle} MB and a fifth of that in Convex", "all", with_convex, clear,
         invoke("snapshot", "bench"), (("invoke snapshot --only pg", invoke(*PG), 1.3),), most=5),
@@ -102,6 +96,6 @@ ROWS = (
         (("cp -a of its directory", by_hand, 1.2),), most=5),
     Row("both-restore", "invoke restore, both, with spares", "all", saved, changed, invoke("restore", "bench"),
         (("restore --only pg, 1.2 x (stop, up --wait of the backend)", database_and_backend, 1.0),), most=5),
-    Row("fresh", "invoke fresh, {inserts} INSERTs, again", "postgres", seeded, spare_ready(2), counted(invoke("fresh")),
-        (("the first time", counted(invoke("fresh", "--no-cache")), 0.05),), most=5),
+    Row("fresh", "invoke fresh, {inserts} INSERTs, again", "postgres", seeded, lambda site: quiet(site, left=2),
+        counted(invoke("fresh")), (("the first time", counted(invoke("fresh", "--no-cache")), 0.05),), most=5),
 )  # fmt: skip

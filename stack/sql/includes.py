@@ -222,8 +222,10 @@ class Reading:
         path = Path(typed).expanduser() if typed.startswith("~") else Path(typed)
         folders = (self.frames[-1].beside,) if relative else (*self.folders, self.frames[-1].beside)
         there = next((folder / path for folder in folders if (folder / path).is_file()), None)
-        self.found |= {there} if there else set()
-        return there or folders[0] / path
+        if not there:
+            return folders[0] / path
+        self.found.add(there)
+        return there
 
     def _quit(self, event: Event) -> Event | None:
         r"""End the file, as `\q` does; what includes it goes on."""

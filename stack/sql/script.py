@@ -94,10 +94,10 @@ class Script:
         self.notes: list[str] = []
         self._file = file or source.name
         self._reading = Reading(source, self._file, beside or Path(self._file).parent)
-        self.reads = self._reading.found
-        """The files that it names and that are there, as far as it was read."""
-        given = {"into": into, "name": name, "session": session, "mark": mark}
-        self._statements = Statements(**given, missing=missing, notes=self.notes)
+        self.reads = self._reading.found  # the files that it names and that are there, as far as it was read
+        self._statements = Statements(
+            into=into, name=name, session=session, mark=mark, missing=missing, notes=self.notes
+        )
         self._inline, self._into, self._pick = inline, into, pick
         self._guard = None if trust else Guard()
         self._lines = Lines()

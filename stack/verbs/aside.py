@@ -21,7 +21,7 @@ from stack.server.queries import GOT_IN, SETTINGS, STUCK, TOO_LONG, WRITES
 from stack.server.session import LoginFailed
 from stack.verbs import drop, exchange, made_roles, spares, store
 from stack.verbs.login import administrator
-from stack.verbs.store import FILLING, MAKING, MARK, WORK
+from stack.verbs.store import FILLING, MAKING, MARK
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -92,8 +92,7 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
     It is empty with `afresh`, else a copy of the user's, which nobody may then enter until this is left, since what
     they write would be lost. `by` is the command, as it is typed; `room` the bytes that are needed at least.
     """
-    with administrator(engine, WORK) as cluster:
-        exchange.settle(engine, cluster)
+    with exchange.at_work(engine) as cluster:
         if cluster.oid(cluster.database) is None:
             raise StackError(f"There is no database {cluster.database!r} to load into. Type `invoke doctor`.")
         spares.refuse_prepared(cluster, cluster.database)

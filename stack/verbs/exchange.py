@@ -95,13 +95,24 @@ def _take_back(cluster: Cluster, convex: Convex, halves: Halves, mark: Mark, *, 
         _start(convex, ran=ran)
 
 
+@contextmanager
+def at_work(engine: Engine) -> Iterator[Cluster]:
+    """Log in to make, exchange or drop what is ours, once what a command that died has left half-way is settled.
+
+    Raises as `administrator` does.
+    """
+    with administrator(engine, WORK) as cluster:
+        settle(engine, cluster)
+        yield cluster
+
+
 def settle(engine: Engine, cluster: Cluster) -> bool:
     """Finish or take back what a command that died has left half-way; return whether there was anything."""
-    convex = engine.convex
-    if not convex or not marks(engine.root):
+    convex, there = engine.convex, marks(engine.root)
+    if not convex or not there:
         return False
     halves = Halves(engine, cluster)
-    found = [mark for path in marks(engine.root) if (mark := Mark.read(path, halves.identifier))]
+    found = [mark for path in there if (mark := Mark.read(path, halves.identifier))]
     for mark in found:
         convex.stop()
         _decide(cluster, halves, mark)

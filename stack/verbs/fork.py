@@ -16,10 +16,9 @@ from stack.ground.tables import print_columns
 from stack.ground.talk import ago, confirm, counted, give, human, say
 from stack.server.address import Endpoint
 from stack.server.admin import Cluster
-from stack.verbs import drop, spares, store
+from stack.verbs import drop, exchange, spares, store
 from stack.verbs.forks import Fork, forks
 from stack.verbs.login import administrator
-from stack.verbs.store import WORK
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TTL = re.compile("".join(rf"(?:(\d{{1,6}}){unit})?" for unit in _UNITS))
@@ -35,7 +34,7 @@ def fork(engine: Engine, name: str = "", *, source: str = "", ttl: str = "", as_
     """
     seconds = _seconds(ttl)
     endpoint = engine.endpoint()
-    with administrator(engine, WORK) as cluster:
+    with exchange.at_work(engine) as cluster:
         snapshot = store.find_one(cluster, source) if source else None
         name = _checked(name) if name else _next(cluster)
         if cluster.oid(name) is not None:
@@ -64,7 +63,7 @@ def end(engine: Engine, name: str, *, yes: bool) -> None:
     """Drop a fork, after asking. Raises Refused when there is none of that name, or the user says no."""
     if not name:
         raise Refused("Which fork? Type `invoke drop-fork NAME`; `invoke forks` lists them.")
-    with administrator(engine, WORK) as cluster:
+    with exchange.at_work(engine) as cluster:
         there = forks(cluster)
         found = next((each for each in there if each.name == name), None)
         if not found:

@@ -14,8 +14,9 @@ from stack.ground.talk import counted, human, say
 from stack.server.admin import Cluster
 from stack.verbs import load, spares
 from stack.verbs.aside import Aside, exchanged
-from stack.verbs.drop import BACK, clear_out, doom
+from stack.verbs.drop import BACK
 from stack.verbs.restore import bring_back
+from stack.verbs.snapshots import become
 from stack.verbs.store import MAKING, MARK, Snapshot, made_comment, of_database
 from stack.verbs.whole import fill
 
@@ -88,20 +89,12 @@ def _keep(engine: Engine, place: Aside, files: bytes) -> list[str]:
         return [f"It is not kept for the next time: that takes {human(2 * size)}, and the disk is short of room."]
     made = MAKING + uuid.uuid4().hex
     cluster.copy(place.name, made, limit=MARK, comment=made_comment())
-    name, now, old = _name(cluster, files), time.time(), _all(cluster)
-    comment, limit, template = place.marks(cluster)
-    for each in old:
-        clear_out(cluster, each)
-    with cluster.transaction():
-        turn = cluster.transaction_id()
-        new = Snapshot(
-            uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, MESSAGE,
-            comment, limit, template, turn, turn,
-        )  # fmt: skip
-        for each in old:
-            doom(cluster, each)
-        cluster.rename(made, new.stored)
-        cluster.set_comment(new.stored, new.facts())
+    now = time.time()
+    new = Snapshot(
+        uuid.uuid4().hex, size, "none", _name(cluster, files), cluster.database, now, now, cluster.version, MESSAGE,
+        *place.marks(cluster),
+    )  # fmt: skip
+    become(cluster, made, new, _all(cluster))
     return []
 
 

@@ -15,14 +15,12 @@ from stack.ground.talk import say
 from stack.server.admin import Cluster
 from stack.verbs import exchange, halves, spares
 from stack.verbs.drop import BACK, Beside, keep_back, keep_convex_back, make_stand_in, what_goes
-from stack.verbs.login import administrator
 from stack.verbs.spares import ask_what_goes, refuse_prepared, spare_of, tell_sessions
 from stack.verbs.store import (
     MARK,
     SNAPSHOT,
     SPARE,
     UNDO,
-    WORK,
     Snapshot,
     find_one,
     free_name,
@@ -66,8 +64,7 @@ def bring_back(
             "`--keep` makes a snapshot of what is replaced, and a snapshot has the database in it. Nothing was done."
             " Leave out --keep, and `invoke undo` brings back what is replaced; or type `invoke snapshot` first."
         )
-    with administrator(engine, WORK) as cluster:
-        exchange.settle(engine, cluster)
+    with exchange.at_work(engine) as cluster:
         snapshot = choose(cluster)
         if not snapshot:
             return False

@@ -23,7 +23,7 @@ from stack.verbs.login import administrator
 from stack.verbs.names import remember
 from stack.verbs.restore import what
 from stack.verbs.spares import refuse_prepared, take_over, tell_and_tidy
-from stack.verbs.store import WORK, Snapshot, every_one, find_one, free_name, of_database, typed, unwanted_copies
+from stack.verbs.store import Snapshot, every_one, find_one, free_name, of_database, typed, unwanted_copies
 
 LONGEST = 200
 """Characters in the name of a snapshot: more than a person reads in a table."""
@@ -40,8 +40,7 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
     if not message.isprintable():
         raise Refused("A message is one line of printable characters. Nothing was done.")
     only = what(engine, only, ("", "both", "pg"))
-    with copier(engine, wanted=only == "both") as copied, administrator(engine, WORK) as cluster:
-        exchange.settle(engine, cluster)
+    with copier(engine, wanted=only == "both") as copied, exchange.at_work(engine) as cluster:
         there = of_database(cluster)
         name = name or free_name(there)
         old = [each for each in there if each.name == name]
@@ -72,8 +71,6 @@ def _become_snapshot(
     size = cluster.size(database)
     comment, limit, template = cluster.marks(cluster.database)
     now = time.time()
-    for each in old:
-        clear_out(cluster, each)
     new = Snapshot(
         uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, message, comment, limit,
         template, convex=copied.image, convex_built=copied.built, convex_size=copied.size,
@@ -82,6 +79,13 @@ def _become_snapshot(
         there = Halves(engine, cluster)
         copied.half.rename(there.of(new.stored))
         files.sync_directory(there.data)
+    return become(cluster, database, new, old)
+
+
+def become(cluster: Cluster, database: str, new: Snapshot, old: list[Snapshot]) -> Snapshot:
+    """Let a copy be a new snapshot, in the place of old ones; return it with its turn."""
+    for each in old:
+        clear_out(cluster, each)
     with cluster.transaction():
         turn = cluster.transaction_id()
         new = replace(new, turn=turn, used_turn=turn)
@@ -110,7 +114,7 @@ def drop(engine: Engine, name: str, *, yes: bool) -> None:
     """
     if not name:
         raise Refused("Which snapshot? Type `invoke drop-snapshot NAME`; `invoke snapshots` lists them.")
-    with administrator(engine, WORK) as cluster:
+    with exchange.at_work(engine) as cluster:
         snapshot = find_one(cluster, name)
         parts = human(snapshot.size) + f" and {human(snapshot.convex_size)} of Convex" * bool(snapshot.convex)
         what = f"{snapshot.name} ({parts}, taken {snapshot.moment})"

@@ -7,16 +7,14 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from stack.engines.base import Engine, need
+from stack.engines.base import Engine
 from stack.ground.errors import Refused
 from stack.ground.talk import say
 from stack.server.admin import Cluster
-from stack.verbs import drop, exchange, halves, spares, store
+from stack.verbs import drop, exchange, spares, store
 from stack.verbs.drop import Beside, Kept
 from stack.verbs.halves import Halves
-from stack.verbs.login import administrator
 from stack.verbs.restore import PATIENCE
-from stack.verbs.store import WORK
 from stack.verbs.wait import wait_usable
 
 NOTHING = (
@@ -34,8 +32,7 @@ def undo(engine: Engine, *, yes: bool = False) -> None:
     Ends the sessions on the database. Raises Refused when there is nothing to bring back.
     """
     half = None
-    with administrator(engine, WORK) as cluster:
-        exchange.settle(engine, cluster)
+    with exchange.at_work(engine) as cluster:
         kept, undone = drop.kept_back(cluster), _undone(cluster)
         spares.take_over(cluster)
         if not kept and undone:
@@ -45,8 +42,7 @@ def undo(engine: Engine, *, yes: bool = False) -> None:
         else:
             kept = _of_ours(cluster, kept)
             half = _half(engine, cluster, kept)
-            bring = _bring_back if kept.was.pg else _bring_back_convex
-            said = bring(cluster, kept, half, yes=yes)
+            said = _bring_back(engine, cluster, kept, half, yes=yes)
         spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
     if half:
@@ -71,61 +67,55 @@ def _of_ours(cluster: Cluster, kept: Kept | None) -> Kept:
     return kept
 
 
-class Half:
-    """Convex's directory that was replaced last, about to come back."""
-
-    def __init__(self, engine: Engine, cluster: Cluster, kept: Kept) -> None:
-        self._engine, self._cluster, self._kept = engine, cluster, kept
-        there = halves.home(engine)
-        self.beside = Beside(uuid.uuid4().hex, *(need(engine.convex, engine).image() if there else ()))
-
-    def along(self, database: str) -> AbstractContextManager[None]:
-        """Let it go with the database that takes the user's place within; empty: alone."""
-        return exchange.along(self._engine, self._cluster, self._kept.stored, store.UNDO + self.beside.digits, database)
-
-
-def _half(engine: Engine, cluster: Cluster, kept: Kept) -> Half | None:
-    """Return what is to be done about Convex; None when nothing is. Raises Refused when that is gone."""
-    if not kept.was.convex or not engine.convex:
+def _half(engine: Engine, cluster: Cluster, kept: Kept) -> Beside | None:
+    """Return what is kept of the Convex of now, when another comes back; else None. Raises Refused when it is gone."""
+    convex = engine.convex
+    if not kept.was.convex or not convex:
         return None
     if not (place := Halves(engine, cluster).of(kept.stored)).is_dir():
         raise Refused(f"Convex's part of {kept} is gone: {place} does not exist. Nothing was done.")
-    return Half(engine, cluster, kept)
+    return Beside(uuid.uuid4().hex, *(convex.image() if convex.directory() else ()))
 
 
-def _bring_back(cluster: Cluster, kept: Kept, half: Half | None, *, yes: bool) -> str:
+def _bring_back(engine: Engine, cluster: Cluster, kept: Kept, half: Beside | None, *, yes: bool) -> str:
     """Let the user's database and the kept one exchange names, in one transaction, and Convex follow."""
+    if not kept.was.pg:
+        return _bring_back_convex(engine, cluster, kept, half)
     there = cluster.oid(cluster.database) is not None
     if there:
         spares.refuse_prepared(cluster, cluster.database)
         spares.ask_what_goes(cluster, cluster.database, set(), keep=True, yes=yes)
     spares.tell_sessions(cluster)
     cluster.end_sessions(cluster.oid(kept.stored))
-    beside = half.beside if half else Beside()
-    stand_in = drop.make_stand_in(cluster, kept.stored, beside) if half and not there else ""
-    along = half.along(kept.stored) if half else nullcontext()
+    stand_in = drop.make_stand_in(cluster, kept.stored, half) if half and not there else ""
+    along = _along(engine, cluster, kept, half, kept.stored) if half else nullcontext()
     with along, cluster.alone(cluster.database), cluster.transaction():
         aside = _out_of_the_way(cluster, kept)
         cluster.allow(aside, anybody=True, limit=kept.was.limit, template=kept.was.template)
         cluster.set_comment(aside, kept.was.comment)
         if there:
-            drop.keep_back(cluster, "undo", whatever=True, half=beside)
-        elif stand_in:
-            drop.keep_convex_back(cluster, stand_in, "undo", beside)
+            drop.keep_back(cluster, "undo", whatever=True, half=half or Beside())
+        elif half:
+            drop.keep_convex_back(cluster, stand_in, "undo", half)
         cluster.rename(aside, cluster.database)
     again = f" {AGAIN}" if there else ""
     are = f"{cluster.database} and Convex are as they were" if half else f"{cluster.database} is as it was"
     return f"{are} before `invoke {kept.by}`, {kept.moment}.{again}"
 
 
-def _bring_back_convex(cluster: Cluster, kept: Kept, half: Half | None, *, yes: bool) -> str:  # noqa: ARG001
+def _bring_back_convex(engine: Engine, cluster: Cluster, kept: Kept, half: Beside | None) -> str:
     """Let Convex's directory and the kept one exchange names."""
     if not half:
         raise Refused(NOTHING)
-    stand_in = drop.make_stand_in(cluster, kept.stored, half.beside)
-    with half.along(""), cluster.transaction():
-        drop.keep_convex_back(cluster, stand_in, "undo", half.beside)
+    stand_in = drop.make_stand_in(cluster, kept.stored, half)
+    with _along(engine, cluster, kept, half, ""), cluster.transaction():
+        drop.keep_convex_back(cluster, stand_in, "undo", half)
     return f"Convex is as it was before `invoke {kept.by}`, {kept.moment}. {AGAIN}"
+
+
+def _along(engine: Engine, cluster: Cluster, kept: Kept, half: Beside, database: str) -> AbstractContextManager[None]:
+    """Let the kept directory go with the database that takes the user's place within; empty: alone."""
+    return exchange.along(engine, cluster, kept.stored, store.UNDO + half.digits, database)
 
 
 def _bring_back_snapshot(cluster: Cluster, kept: Kept) -> str:

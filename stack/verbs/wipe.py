@@ -95,11 +95,9 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
         refuse_if_held(engine, path)
         data.check_deletable(path)
     there = {name: path for name, path in chosen.items() if data.there(path)}
-    kept = {name: tuple(halves.all_of(engine.root)) for name in ("pg", "convex")}
-    if "pg" in there:
-        kept["convex"] = ()
+    kept, told_with = tuple(halves.all_of(engine.root)), "pg" if "pg" in there else "convex"
     return [
-        Loss(name, path, size(engine, path), _snapshots(engine, path), kept.get(name, ()))
+        Loss(name, path, size(engine, path), _snapshots(engine, path), kept if name == told_with else ())
         for name, path in there.items()
     ]
 

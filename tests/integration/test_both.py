@@ -372,6 +372,29 @@ def test_where_docker_cannot_freeze_convex_is_stopped_and_that_is_said(both: Pat
     assert numbers(both) == (1, 1)
 
 
+@pytest.mark.parametrize("command", [("drop-snapshot", "one", "--yes"), ("fork", "--from", "one"), ("snapshot", "two")])
+def test_whatever_comes_next_finishes_the_pair_first(both: Path, command: tuple[str, ...]) -> None:
+    succeed(both, "snapshot", "one")
+    both_raise(both)
+    eventually(lambda: halves(both, "spare"))
+    succeed(both, "restore", "one")
+    # As a kill between the two leaves it: the database has been exchanged, and Convex has not.
+    (old,) = halves(both, "undo")
+    (stored,) = halves(both, "snapshot")
+    docker("stop", containers(both)["convex-backend"])
+    spare = stored.with_name(stored.name.replace("-snapshot-", "-spare-"))
+    if spare.exists():
+        shutil.rmtree(spare)
+    (both / "data" / "convex").rename(spare)
+    old.rename(both / "data" / "convex")
+    identifier, digits, undo = stored.name.split("-")[1], stored.name.split("-")[-1], old.name.split("-")[-1]
+    (oid,) = sql(both, "SELECT oid FROM pg_database WHERE datname = 'convex_poc'")
+    (both / "data" / f".restoring-{identifier}-{oid}-spare-{digits}-undo-{undo}").mkdir()
+    assert run(both, *command).returncode == 0
+    succeed(both, "up")
+    assert numbers(both) == (1, 1)
+
+
 def test_a_pair_stays_a_pair_whenever_it_is_killed(both: Path) -> None:
     kill_at_random(both, KILLS, random.Random(17))  # noqa: S311
 

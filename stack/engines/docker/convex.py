@@ -57,15 +57,16 @@ class Convex:
 
         `still`: it is to be copied while the backend stands still.
         """
-        return copying.copying(source, target, image, self._freezes()[0] if still else "")
+        container, why_not = self._running() if still else ("", "")
+        return copying.copying(source, target, image, "" if why_not else container)
 
-    def _freezes(self) -> tuple[str, str]:
-        """Return the id of the running backend when its own process can be stopped, else why that cannot be."""
+    def _running(self) -> tuple[str, str]:
+        """Return the id of the running backend, empty when none runs, and why its own process cannot be stopped."""
         row = self._row()
         if not row or row["state"] != "running":
             return "", ""
         init = self.containers.ask("inspect", "--format", "{{.HostConfig.Init}}", row["id"]).strip() == "true"
-        return ("", "an init process stands before it") if init else (row["id"], "")
+        return row["id"], "an init process stands before it" if init else ""
 
     @contextlib.contextmanager
     def still(self) -> Iterator[Still]:
@@ -75,9 +76,7 @@ class Convex:
         would have Docker call it unhealthy until its next check, which is no start for what depends on it
         (moby/moby#46203).
         """
-        frozen, why = self._freezes()
-        row = self._row()
-        still = Still(frozen or (row["id"] if row and why else ""), why)
+        still = Still(*self._running())
         try:
             still.begin()
             yield still

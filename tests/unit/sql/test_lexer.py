@@ -115,15 +115,16 @@ SPEED = {
 @pytest.mark.parametrize("case", SPEED)
 def test_it_is_fast_and_small(case: str) -> None:
     megabytes, content = SPEED[case]
-    patience = (
-        len(content) / 1e6 / megabytes * 30 + 0.5
-    )  # the processor may be shared; what grows with the square takes minutes
-    began = time.process_time()
-    made = Lexer(io.BytesIO(content))
-    longest = 0
-    while piece := made.next():
-        longest = max(longest, len(piece.text) + len(piece.before))
-    assert time.process_time() - began < patience
+    patience = len(content) / 1e6 / megabytes * 6 + 0.5  # this machine may have more to do
+    taken: list[float] = []
+    while not taken or (taken[-1] >= patience and len(taken) < 3):  # the least of three: the processor may be shared
+        began = time.process_time()
+        made = Lexer(io.BytesIO(content))
+        longest = 0
+        while piece := made.next():
+            longest = max(longest, len(piece.text) + len(piece.before))
+        taken.append(time.process_time() - began)
+    assert min(taken) < patience
     assert longest <= 2 * (lexer.LIMIT + lexer.CHUNK)
 
 

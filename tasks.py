@@ -242,7 +242,7 @@ def restore(c: Context, name: str = "", only: str = "", keep: bool = False, yes:
 
 @task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
 def undo(c: Context, yes: bool = False) -> None:
-    """Bring back what the last load --clean, seed, restore or drop-snapshot replaced; typed again it undoes itself."""
+    """Bring back what the last load, seed, fresh, restore or drop-snapshot replaced; typed again it undoes itself."""
     from stack.engines import choose
     from stack.verbs import undo
 

@@ -161,7 +161,8 @@ class Kept(NamedTuple):
 
     def __str__(self) -> str:
         parts = [self.was.database] * self.was.pg + ["Convex"] * bool(self.was.convex)
-        what = f"the snapshot {self.was.name}" if self.is_snapshot else f"{' and '.join(parts)} as it was"
+        are = "as they were" if len(parts) > 1 else "as it was"
+        what = f"the snapshot {self.was.name}" if self.is_snapshot else f"{' and '.join(parts)} {are}"
         return f"{what} before `invoke {self.by}`, {self.moment} ({human(self.size)})"
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from stack.engines.base import Engine, need
+from stack.ground.catalog import BACKEND
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import say
 from stack.server.admin import Cluster
@@ -73,10 +74,18 @@ def bring_back(
         told = _replace(engine, cluster, snapshot, half, How(by, only != "convex", keep, yes))
         spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
-    if half and half.goes:
-        wait_usable(engine, PATIENCE)
+    if half and half.goes and wait_for_convex(engine):
         half.tell_keys()
     say(told)
+    return True
+
+
+def wait_for_convex(engine: Engine) -> bool:
+    """Wait until everything answers again; return False where Convex was left stopped, as it was before."""
+    backend = next((each for each in engine.services() if each.name == BACKEND.name), None)
+    if not backend or backend.ended or backend.state == "not started":
+        return False
+    wait_usable(engine, PATIENCE)
     return True
 
 
@@ -94,7 +103,8 @@ class How(NamedTuple):
 def what(engine: Engine, only: str, allowed: tuple[str, ...]) -> str:
     """Return which parts are meant: both, pg or convex. Raises Refused for another word, or without a Convex."""
     if only not in allowed:
-        raise Refused(f"--only {only!r} is none of the parts. Choose one of: {', '.join(filter(None, allowed))}.")
+        parts = ", ".join(filter(None, allowed))
+        raise Refused(f"--only {only!r} is not to be had here, so nothing was done. Choose one of: {parts}.")
     if only == "convex":
         need(engine.convex, engine)
     return only or engine.settings.snapshot

@@ -14,8 +14,7 @@ from stack.server.admin import Cluster
 from stack.verbs import drop, exchange, spares, store
 from stack.verbs.drop import Beside, Kept
 from stack.verbs.halves import Halves
-from stack.verbs.restore import PATIENCE
-from stack.verbs.wait import wait_usable
+from stack.verbs.restore import wait_for_convex
 
 NOTHING = (
     "There is nothing to undo: no load, seed, fresh, restore or drop-snapshot has replaced or dropped anything, or it"
@@ -46,7 +45,7 @@ def undo(engine: Engine, *, yes: bool = False) -> None:
         spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
     if half:
-        wait_usable(engine, PATIENCE)
+        wait_for_convex(engine)
     say(said)
 
 

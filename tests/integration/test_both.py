@@ -87,7 +87,7 @@ def test_restore_brings_both_back_and_undo_too(both: Path) -> None:
     assert BACK in told.stderr
     assert numbers(both) == (1, 1)
     assert containers(both)["convex-backend"] == backend
-    assert "convex_poc and Convex as it was before `invoke restore one`" in run(both, "snapshots").stderr
+    assert "convex_poc and Convex as they were before `invoke restore one`" in run(both, "snapshots").stderr
     assert "convex_poc and Convex are as they were before `invoke restore one`" in run(both, "undo").stderr
     assert numbers(both) == (2, 2)
     succeed(both, "undo")
@@ -116,7 +116,7 @@ def test_one_of_them_is_brought_back_alone(both: Path) -> None:
     succeed(both, "undo")
     assert numbers(both) == (2, 1)
     assert "Leave out --keep" in fail(both, 2, "restore", "one", "--only", "convex", "--keep")
-    assert "none of the parts" in fail(both, 2, "restore", "one", "--only", "convexx")
+    assert "Choose one of: pg, convex, both" in fail(both, 2, "restore", "one", "--only", "convexx")
     succeed(both, "snapshot", "alone", "--only", "pg")
     assert "has the database alone" in fail(both, 2, "restore", "alone", "--only", "convex")
     told = run(both, "restore", "alone")
@@ -212,6 +212,31 @@ def test_a_convex_in_a_volume_is_left_out_and_that_is_said(make: Make) -> None:
     assert "Convex" not in run(copy, "snapshot", "two", "--only", "pg").stderr
     assert run(copy, "restore", "one").returncode == 0
     succeed(copy, "reset-data", "--yes")
+
+
+def test_a_convex_that_was_stopped_stays_so(both: Path) -> None:
+    succeed(both, "snapshot", "one")
+    both_raise(both)
+    backend = containers(both)["convex-backend"]
+    docker("stop", backend)
+    told = run(both, "restore", "one")
+    assert told.returncode == 0
+    assert "convex_poc and Convex are as they were when the snapshot one was taken" in told.stderr
+    assert docker("inspect", "--format", "{{.State.Status}}", backend) == "exited"
+    assert run(both, "undo").returncode == 0
+    assert run(both, "undo").returncode == 0
+    succeed(both, "up")
+    assert numbers(both) == (1, 1)
+
+
+@pytest.mark.parametrize("command", ["up", "wait-healthy"])
+def test_a_convex_that_was_paused_goes_on_with_all_that_depends_on_it(both: Path, command: str) -> None:
+    docker("pause", containers(both)["convex-backend"])
+    told = run(both, command)
+    assert told.returncode == 0, told.stderr
+    assert "convex-backend was paused, and can go on now." in told.stderr
+    assert convex(both, raised=True) == 2
+    assert run(both, "status").returncode == 0
 
 
 def test_reset_data_says_what_goes_with_which(both: Path) -> None:

@@ -30,6 +30,8 @@ from stack.server.address import Endpoint, conninfo
 
 FIRST_START = 20.0
 """Seconds that `down` gives a first start to end by itself; it takes two or three."""
+NEXT_CHECK = 15.0
+"""Seconds within which Docker checks a service anew that was paused: the interval in the Compose files is ten."""
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 
@@ -210,3 +212,7 @@ class Docker(Engine):
         told = look(["docker", "unpause", *held])
         if told.returncode and any(row["state"] == "paused" for row in self.containers.own()):
             raise explain(told.stderr)
+        # Until its next check Docker calls unhealthy what was paused (moby/moby#46203), and starts nothing beside it.
+        deadline = time.monotonic() + NEXT_CHECK
+        while any(each.health == "unhealthy" for each in self.services()) and time.monotonic() < deadline:
+            time.sleep(0.2)

@@ -51,10 +51,9 @@ class Lexer:
         self._start = self._at = 0
         self._inside = b""
         self._nested = self._depth = 0
-        self._said = b""
+        self._said = self._behind = b""
         self._copies = False
         self._at_line_start = True
-        self._behind = b""
 
     @property
     def inside(self) -> str:
@@ -99,7 +98,9 @@ class Lexer:
         kept = max(self._start - 2, 0)  # two bytes tell whether a word goes on
         chunk = self.source.read(CHUNK)
         self._ended = not chunk
-        if not self._begun:  # psql takes a byte order mark only where its input begins
+        if not self._begun:  # psql takes a byte order mark only where its input begins, however few bytes come at once
+            while 0 < len(chunk) < len(BOM_UTF8) and BOM_UTF8.startswith(chunk) and (more := self.source.read(CHUNK)):
+                chunk += more
             self._begun, chunk = bool(chunk), chunk.removeprefix(BOM_UTF8)
         self._text = self._text[kept:] + chunk
         self._start, self._at = self._start - kept, self._at - kept

@@ -2,12 +2,13 @@
 
 # ruff: noqa: E501 - a script stands on one line with what it is called
 import io
+import re
 import time
 import tracemalloc
 from codecs import BOM_UTF8
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stack.sql import lexer
@@ -68,6 +69,8 @@ def test_nothing_is_lost_and_lines_are_counted(content: bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(scripts, st.integers(1, 9))
+@example(BOM_UTF8 * 2 + b"SELECT 1;", 1)
+@example(BOM_UTF8 * 2, 2)
 def test_it_does_not_matter_in_what_pieces_a_script_comes(content: bytes, piece: int) -> None:
     def same(found: list[Piece]) -> list[tuple[str, bytes]]:
         # A plain statement may be looked at the slow way, where it comes in two pieces.
@@ -111,20 +114,38 @@ SPEED = {
 }
 
 
+REFERENCE = 0.25
+"""Seconds that `reference` takes on the machine by which those rates were set."""
+
+
+def reference() -> float:
+    """Return the seconds that half a million matches take now, one at a time, as the lexer makes them."""
+    began, pattern, text = time.process_time(), re.compile(rb"[a-z]+|\("), b"select (" * 100
+    for _ in range(2500):
+        at = 0
+        for _ in range(200):
+            found = pattern.match(text, at) or pattern.search(text, at)
+            assert found
+            at = found.end()
+    return time.process_time() - began
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SPEED)
 def test_it_is_fast_and_small(case: str) -> None:
     megabytes, content = SPEED[case]
     patience = len(content) / 1e6 / megabytes * 6 + 0.5  # this machine may have more to do
-    taken: list[float] = []
-    while not taken or (taken[-1] >= patience and len(taken) < 3):  # the least of three: the processor may be shared
-        began = time.process_time()
+    for _ in range(3):  # where the processor is shared, its speed changes from one second to the next
+        before, began = reference(), time.process_time()
         made = Lexer(io.BytesIO(content))
         longest = 0
         while piece := made.next():
             longest = max(longest, len(piece.text) + len(piece.before))
-        taken.append(time.process_time() - began)
-    assert min(taken) < patience
+        taken = time.process_time() - began
+        allowed = patience * max(1.0, before / REFERENCE, reference() / REFERENCE)
+        if taken < allowed:
+            break
+    assert taken < allowed
     assert longest <= 2 * (lexer.LIMIT + lexer.CHUNK)
 
 

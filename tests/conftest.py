@@ -5,6 +5,10 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every machine. `pytest --hypothesis-profile=default` looks for new ones.
+settings.load_profile("ci")
 
 STATE = "XDG_STATE_HOME"
 

@@ -30,7 +30,8 @@ class Guard:
         key = secrets.token_hex(16)
         self.first = rf"\restrict {key}".encode() + b"\n"
         self.last = rf"\unrestrict {key}".encode() + b"\n"
-        self._opened = rf"\unrestrict {key} \\ ".encode()
+        # A space behind the separator would be part of the statement, as \p shows.
+        self._opened = rf"\unrestrict {key} \\".encode()
         self._closed = rf"\restrict {key}".encode()
         self._tail = b""
         self._theirs = False
@@ -60,7 +61,7 @@ class Guard:
         body = text.rstrip(b"\r\n").removesuffix(b"\\\\")
         if event.name in _WHOLE_LINE:
             return self._opened + body + b"\n" + self._closed + b"\n"
-        return self._opened + body + rb" \\ " + self._closed + (b"\n" if end == b"\n" else rb" \\ ")
+        return self._opened + body + rb" \\" + self._closed + (b"\n" if end == b"\n" else rb" \\")
 
 
 def refused(where: str, word: str) -> Refused:

@@ -54,7 +54,6 @@ def mutate(text: bytes, kind: str, at: int, length: int, noise: bytes) -> bytes:
 @settings(
     max_examples=200,
     deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.generate, Phase.shrink),
 )

@@ -21,7 +21,7 @@ def cure(engine: Engine, said: str, otherwise: str = "") -> str:
     """Return what to do about a file of which psql or pg_restore said that; `otherwise` when nothing is known."""
     for words, told in _KNOWN:
         if found := words.search(said):
-            return told(engine, found)
+            return told(engine, found) or otherwise
     return otherwise
 
 
@@ -66,7 +66,18 @@ def _wrong_bytes(_engine: Engine, said: re.Match[str]) -> str:
     )
 
 
+def _no_variable(_engine: Engine, said: re.Match[str]) -> str:
+    named = re.match(r""":(["']?)(\w+)\1""", said[1][len(said[2]) :])
+    if not named:
+        return ""
+    return (
+        f"If :{named[2]} is a variable of psql's, it is not set. Put the line `\\set {named[2]} VALUE` before it in"
+        f" the file, or in front of it: `printf '\\\\set {named[2]} VALUE\\n\\\\i FILE\\n' | invoke load -`."
+    )
+
+
 _KNOWN: list[tuple[re.Pattern[str], Callable[[Engine, re.Match[str]], str]]] = [
     (_LACKS, _no_extension),
     (re.compile(r'ERROR:  invalid byte sequence for encoding "(\w+)": (0x\w\w)'), _wrong_bytes),
+    (re.compile(r'ERROR:  syntax error at or near ":"\n(LINE \d+: .*)\n( *)\^'), _no_variable),
 ]

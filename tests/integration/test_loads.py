@@ -127,6 +127,23 @@ def test_what_it_says_to_type_lets_a_role_log_in(filled: Path) -> None:
     assert sql(filled, "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'sailor'") == [True]
 
 
+def test_what_it_says_to_type_sets_a_variable(filled: Path) -> None:
+    (filled / "x.sql").write_text(
+        "SELECT ':a' AS \":b\";\nCREATE TABLE x ();\nCOMMENT ON TABLE x IS :'what it is';\nCREATE TABLE :\"name\" ();\n"
+    )
+    said = fail(filled, 1, "load", "x.sql", "--clean", "--yes", saying=("x.sql:3: ERROR:  syntax error at or near",))
+    assert "variable" not in said, said  # that is none
+    (filled / "x.sql").write_text('SELECT \':a\' AS ":b"; CREATE TABLE :"name" ();\n')
+    said = fail(filled, 1, "load", "x.sql", "--clean", "--yes", saying=("x.sql:1: ERROR:  syntax error at or near",))
+    cure = re.search("`(printf .*?)`", said)
+    assert cure, said
+    line = (
+        cure[1].replace("VALUE", "named").replace("FILE", "x.sql").replace("invoke load", "invoke load --clean --yes")
+    )
+    done = shell(filled, line)
+    assert (done.returncode, tables(filled)) == (0, ["named"]), done.stderr
+
+
 def test_a_role_that_a_block_makes_goes_with_a_load_that_fails(filled: Path) -> None:
     make = "DO $$ BEGIN CREATE ROLE crew; END $$;\nCREATE TABLE x ();\nALTER TABLE x OWNER TO crew;\n"
     (filled / "x.sql").write_text(make + "SELECT 1/0;\n")

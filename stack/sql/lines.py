@@ -11,7 +11,7 @@ class Lines:
     def __init__(self) -> None:
         self.line = 1
         self._marks: list[tuple[int, str, int, int]] = []
-        self._at_start = True
+        self.at_start = True
 
     def put(self, text: bytes, file: str, line: int, *, stays: bool = False) -> bytes:
         """Take note of a text that begins in a line; `stays`: all of it is of that line."""
@@ -20,12 +20,12 @@ class Lines:
             self._marks.append(mark)
         self.line += text.count(b"\n")
         if text:
-            self._at_start = text.endswith(b"\n")
+            self.at_start = text.endswith(b"\n")
         return text
 
     def end(self, file: str, line: int) -> bytes:
         """End the last line of a file; what comes behind it belongs to that line."""
-        if self._at_start:
+        if self.at_start:
             return self.put(b"\n", file, line, stays=True)
         text = self.newline()
         self._marks.append((self.line, file, line, 0))
@@ -34,12 +34,12 @@ class Lines:
     def newline(self) -> bytes:
         """End a line that was begun."""
         self.line += 1
-        self._at_start = True
+        self.at_start = True
         return b"\n"
 
     def moves(self, file: str) -> bool:
         """Return whether another file begins in the middle of a line."""
-        return bool(self._marks) and self._marks[-1][1] != file and not self._at_start
+        return bool(self._marks) and self._marks[-1][1] != file and not self.at_start
 
     def where(self, line: int) -> str:
         """Return file:line for a line that was given."""

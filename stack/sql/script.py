@@ -194,23 +194,25 @@ class Script:
             yield self._before(event)
             return
         if event.name == "copy" and (found := copies.parsed(event.rest)) and found.incoming:
-            if statements.left_out(event):
-                return
-            yield from self._copy(event, found, restricts=restricts)
+            if not statements.left_out(event):
+                yield from self._copy(event, found, restricts=restricts)
             return
         if statements.leaves_out_command(event, self._reading.values):
             return
         first, last = statements.around(event, self._reading.values)
         yield self._lines.put(first, event.file, event.line)
         yield self._before(event)
-        yield self._lines.put(self._opened(event, restricts=restricts), event.file, event.line)
+        yield self._opened(event, restricts=restricts)
         yield self._lines.put(last, event.file, event.line, stays=True)
 
     def _before(self, event: Event) -> bytes:
         return self._lines.put(event.piece.before, event.file, event.piece.line)
 
     def _opened(self, event: Event, *, restricts: bool) -> bytes:
-        return self._guard.opened(event) if self._guard and restricts else event.piece.text
+        if not (self._guard and restricts):
+            return self._lines.put(event.piece.text, event.file, event.line)
+        text = b"\n" * (not self._lines.at_start) + self._guard.opened(event)
+        return self._lines.put(text, event.file, event.line, stays=True)
 
     def _copy(self, event: Event, found: copies.Copy, *, restricts: bool) -> Iterator[bytes]:
         r"""Give the file of a `\copy`, which is the user's, to a psql that may run elsewhere."""
@@ -219,21 +221,19 @@ class Script:
         if found.kind != "file" or not path.is_file():
             if found.kind == "pstdin":
                 raise Refused(_PSTDIN.format(where=event.where))
-            if found.kind == "stdin" and self._guard and restricts:  # no data between two commands, lest the COPY fails
-                if words_of(piece.statement):
-                    raise Refused(_IN_THE_MIDDLE.format(where=event.where))
-                yield self._before(event)
-                yield self._lines.put(found.sql() + b"\n", event.file, event.line)
-                return
+            # No data between two commands, lest the COPY fails.
+            as_sql = found.kind == "stdin" and self._guard and restricts
+            if as_sql and words_of(piece.statement):
+                raise Refused(_IN_THE_MIDDLE.format(where=event.where))
             yield self._before(event)
-            yield self._lines.put(self._opened(event, restricts=restricts), event.file, event.line)
+            sql = found.sql() + b"\n"
+            yield self._lines.put(sql, event.file, event.line) if as_sql else self._opened(event, restricts=restricts)
             return
         if not self._inline:
             typed = b"'" + bytes(path.absolute()).replace(b"'", b"''") + b"'"
             text = b"\\copy " + found.table.strip() + b" from " + typed + b" " + found.options.strip() + b"\n"
-            rewritten = event._replace(piece=piece._replace(text=text))
             yield self._before(event)
-            yield self._lines.put(self._opened(rewritten, restricts=restricts), event.file, event.line)
+            yield self._opened(event._replace(piece=piece._replace(text=text)), restricts=restricts)
             return
         yield from self._copy_inline(event, found, path)
 

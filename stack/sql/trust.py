@@ -30,8 +30,7 @@ class Guard:
         key = secrets.token_hex(16)
         self.first = rf"\restrict {key}".encode() + b"\n"
         self.last = rf"\unrestrict {key}".encode() + b"\n"
-        # A space behind the separator would be part of the statement, as \p shows.
-        self._opened = rf"\unrestrict {key} \\".encode()
+        self._opened = self.last
         self._closed = rf"\restrict {key}".encode()
         self._tail = b""
         self._theirs = False
@@ -50,7 +49,11 @@ class Guard:
             raise refused(event.where, r"\endif in text, between an \if and its \endif")
 
     def opened(self, event: Event) -> bytes:
-        """Return a command as psql takes it in between."""
+        r"""Return a command as psql takes it in between, from the start of a line.
+
+        psql 17.12 takes all behind `\unrestrict` on its line for the key. A line of commands alone adds nothing to
+        the statement that psql has begun to read.
+        """
         text = event.piece.text
         if event.name in ("restrict", "unrestrict"):  # ours is in force instead
             self._theirs = event.name == "restrict"

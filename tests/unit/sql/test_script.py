@@ -706,6 +706,16 @@ def test_what_psql_alone_takes_for_a_command_is_not_run(
     assert not Path("made").exists()
 
 
+def test_each_key_ends_its_line(psql: Psql) -> None:
+    given_ = everything(
+        script("SELECT 1 \\g \\\\ \\set x 1 \\\\ SELECT 2;\n\\if true\n\\copy t from stdin\n\\.\n\\endif", trust=False)
+    )
+    keys = re.findall(rb"^.*\\unrestrict.*$", given_, re.M)
+    assert len(keys) == 5  # \g, \set, \if, \endif, and the end
+    assert len(set(keys)) == 1, given_  # psql 17.12 takes the whole line for the key
+    assert re.fullmatch(rb"\\unrestrict \w+", keys[0])
+
+
 def test_the_words_of_a_psql_without_restrict_are_not_used(psql: Psql) -> None:
     assert b"restrict" not in everything(script("\\set x 1\nSELECT 1;", trust=False, restricts=False))
 

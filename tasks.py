@@ -141,7 +141,7 @@ def env(c: Context, format: str = "dotenv", write: str | None = None, key: bool 
 
 @task(help={"yes": "Do not ask, though a replication slot or a subscription that is in use does not come along."})
 def seed(c: Context, yes: bool = False) -> None:
-    """Apply seed/*.sql in name order, all files or none; sessions on the database are told and ended."""
+    """Apply the files of seed/ in name order, all of them or none; sessions on the database are told and ended."""
     from stack.engines import choose
     from stack.verbs import load
 

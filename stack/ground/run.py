@@ -78,12 +78,20 @@ def look_raw(argv: Sequence[str], *, timeout: float = 60) -> bytes:
         return b""
 
 
-def do(argv: Sequence[str], env: Mapping[str, str] | None = None, *, stdin: int | None = subprocess.DEVNULL) -> int:
+def do(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    stdin: int | None = subprocess.DEVNULL,
+    stdout: int | None = None,
+    inside: Path | None = None,
+) -> int:
     """Run a program in front of the user and return its exit code; with stdin None it reads what the user types.
 
-    On Ctrl-C the program, which got the same signal, is given the time it needs to end by itself.
+    It works in the directory `inside`. On Ctrl-C the program, which got the same signal, is given the time it needs to
+    end by itself.
     """
-    child = start(argv, env, stdin=stdin)
+    child = start(argv, env, stdin=stdin, stdout=stdout, inside=inside)
     try:
         return child.wait()
     except BaseException:
@@ -99,6 +107,7 @@ def start(
     stdout: IO[bytes] | IO[str] | int | None = None,
     stderr: IO[bytes] | IO[str] | int | None = None,
     rights: Rights | None = None,
+    inside: Path | None = None,
     outlives: Path | None = None,
     inherits: bool = False,
 ) -> subprocess.Popen[bytes]:
@@ -112,7 +121,7 @@ def start(
         stdout = stderr = subprocess.DEVNULL
     try:
         return subprocess.Popen(
-            argv, env=environment(env), stdin=stdin, stdout=stdout, stderr=stderr, cwd=outlives,
+            argv, env=environment(env), stdin=stdin, stdout=stdout, stderr=stderr, cwd=outlives or inside,
             start_new_session=bool(outlives), close_fds=not inherits, **(rights or {}),
         )  # fmt: skip
     except OSError as error:

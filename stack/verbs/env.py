@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from stack.engines.base import Engine, need
@@ -33,7 +34,7 @@ def env(engine: Engine, style: str, *, key: bool = True) -> str:
 
     Without `key` the admin key of Convex is not among them.
     """
-    values = _values(engine, key=key)
+    values = settings(engine, key=key)
     if style == "json":
         return json.dumps(values, indent=2)
     if style == "shell":
@@ -64,7 +65,7 @@ def write(engine: Engine, file: str, style: str, *, key: bool = True) -> None:
         former = path.read_bytes() if path.exists() else b""
     text = _decoded(file, former)
     there = _last(text)
-    values = _values(engine, key=key, former=there.get(KEY) or "")
+    values = settings(engine, key=key, former=there.get(KEY) or "")
     new = amend(text, values, file)
     if new != text or not path.exists():
         with _told(file):
@@ -75,10 +76,14 @@ def write(engine: Engine, file: str, style: str, *, key: bool = True) -> None:
             _tell_of_hosted(each)
 
 
-def _values(engine: Engine, *, key: bool, former: str = "") -> dict[str, str]:
+def settings(engine: Engine, *, key: bool = True, former: str = "", database: str = "") -> dict[str, str]:
+    """Return what other programs are told, by the names of environment variables.
+
+    `database` is one in the place of the user's; `former` an admin key that is kept while it is good.
+    """
     values = {}
     if endpoint := engine.endpoint():
-        values = _libpq(endpoint)
+        values = _libpq(replace(endpoint, database=database) if database else endpoint)
     pages = {each.variable: engine.page(each.name, each.port) for each in catalog.PAGES if each.variable}
     values |= {name: url for name, url in pages.items() if url}
     if key and engine.convex and catalog.BACKEND.variable in values:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stack.engines.base import Engine
 from stack.ground.talk import counted, human, say
 from stack.server.admin import Cluster
-from stack.verbs import load, spares
+from stack.verbs import executables, load, spares
 from stack.verbs.aside import Aside, exchanged
 from stack.verbs.drop import BACK
 from stack.verbs.restore import bring_back
@@ -41,31 +41,60 @@ def fresh(engine: Engine, *, cache: bool = True, yes: bool = False) -> None:
     The result is kept as a snapshot under the fingerprint of all that made it, and only brought back while that is the
     same; without `cache` it is made anew. Raises StackError with psql's words at the first file that fails.
     """
-    files = _fingerprint(engine.root / "seed")
-    if cache and bring_back(engine, lambda cluster: _kept(cluster, files), only="pg", yes=yes, by="fresh"):
-        return
     there = load.to_apply(engine)
+    files, silent = _fingerprint(engine.root, there)
+    known = cache and not silent
+    if known and bring_back(engine, lambda cluster: _kept(cluster, files), only="pg", yes=yes, by="fresh"):
+        return
     with exchanged(engine, "fresh", afresh=True, room=load.size(there), yes=yes) as place:
-        notes = load.apply(engine, lambda ahead: fill(place, ahead), there)
-        notes += _keep(engine, place, files)
+        notes = load.apply(engine, lambda ahead: fill(place, ahead), there, into=place.name)
+        notes += [_not_kept(silent)] if silent else _keep(engine, place, files)
     for each in notes:
         say(each)
     back = f" {BACK}" if place.kept else ""
     say(f"{place.cluster.database} has what {counted(len(there), 'file')} of seed/ make, and nothing else.{back}")
 
 
-def _fingerprint(folder: Path) -> bytes:
-    """Return what tells the files of a folder, all that are in it, from others: their names and bytes."""
+def _fingerprint(root: Path, there: list[Path]) -> tuple[bytes, list[Path]]:
+    """Return what tells a seed/ from others: names and bytes of all that is in it, and of what its programs read.
+
+    Return also the programs that do not say what they read.
+    """
+    found, silent = _of_folder(root / "seed"), list[Path]()
+    for program in filter(executables.is_program, there):
+        read = executables.reads(program)
+        if read is None:
+            silent.append(program)
+        for name in (program.name, *(read or [])):
+            path = root / name
+            found.update(os.fsencode(name) + b"\0" + (_of_folder(path) if path.is_dir() else _of_file(path)).digest())
+    return found.digest(), silent
+
+
+def _of_folder(folder: Path) -> hashlib._Hash:
     found = hashlib.sha256()
     for place, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while some := file.read(1 << 20):
-                    digest.update(some)
-            found.update(os.fsencode(path.relative_to(folder)) + b"\0" + digest.digest())
-    return found.digest()
+            found.update(os.fsencode(path.relative_to(folder)) + b"\0" + _of_file(path).digest())
+    return found
+
+
+def _of_file(path: Path) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            while some := file.read(1 << 20):
+                digest.update(some)
+    return digest
+
+
+def _not_kept(silent: list[Path]) -> str:
+    names = ", ".join(f"seed/{path.name}" for path in silent)
+    return (
+        f"It is not kept for the next time, since what {names} makes may depend on other files. A second line"
+        " `# reads:` in it, with their paths from the checkout's directory or with nothing, says on which."
+    )
 
 
 def _name(cluster: Cluster, files: bytes) -> str:

@@ -12,7 +12,7 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
 from stack.ground.talk import confirm, counted, say
 from stack.sql.sources import opened, seeds
-from stack.verbs import aside, single, whole
+from stack.verbs import aside, executables, single, whole
 from stack.verbs.causes import told
 from stack.verbs.drop import BACK
 from stack.verbs.feed import Unfit
@@ -35,7 +35,7 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
         say("There is nothing in seed/ to apply. Put files of SQL there, such as seed/010_schema.sql.")
         return []
     with _place(engine, "seed", afresh=False, room=size(there), yes=yes) as place:
-        notes = apply(engine, place.fill, there)
+        notes = apply(engine, place.fill, there, into=place.name)
     for each in notes:
         say(each)
     say(f"Applied {counted(len(there), 'file')} of seed/.{place.back}")
@@ -44,10 +44,18 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
 
 def to_apply(engine: Engine) -> list[Path]:
     """Return the files of seed/ in the order in which they are applied; what is passed over is said."""
-    there, others = seeds(engine.root / "seed")
-    if others:
-        say(f"Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip: {', '.join(others)}.")
-    return there
+    folder = engine.root / "seed"
+    there, others = seeds(folder)
+    programs = [folder / name for name in others if executables.is_program(folder / name)]
+    executables.refuse_elsewhere(engine, programs)
+    if others := [name for name in others if folder / name not in programs]:
+        say(
+            "Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip, or are programs that"
+            f" begin with #!: {', '.join(others)}."
+        )
+    for name in filter(lambda name: executables.begins_as_one(folder / name), others):
+        say(f"Type `chmod +x {files.typed(f'seed/{name}')}` to let it be run.")
+    return sorted(there + programs)
 
 
 def size(there: list[Path]) -> int:
@@ -55,19 +63,29 @@ def size(there: list[Path]) -> int:
     return sum(file.stat().st_size for file in there)
 
 
-def apply(engine: Engine, fill: Callable[[whole.Ahead], list[str]], there: list[Path]) -> list[str]:
-    """Bring files in by what fills the database, and return what is to be said when they count. Raises StackError."""
+def apply(engine: Engine, fill: Callable[[whole.Ahead], list[str]], there: list[Path], *, into: str = "") -> list[str]:
+    """Bring files in by what fills the database `into`, and return what is to be said when they count.
+
+    Raises StackError.
+    """
     notes: list[str] = []
     for file in there:
         say(f"seed/{file.name}")
-        with opened(str(file)) as source:
-            source.name = f"seed/{file.name}"
-            try:
-                with whole.Ahead(engine, source, How(beside=file.parent)) as ahead:
-                    notes += fill(ahead)
-            except Unfit as error:
-                raise StackError(_not_seeded(engine, file, error.what)) from None
+        try:
+            if executables.is_program(file):
+                executables.run(engine, file, into)
+            else:
+                notes += _apply_sql(engine, fill, file)
+        except Unfit as error:
+            raise StackError(_not_seeded(engine, file, error.what)) from None
     return notes
+
+
+def _apply_sql(engine: Engine, fill: Callable[[whole.Ahead], list[str]], file: Path) -> list[str]:
+    with opened(str(file)) as source:
+        source.name = f"seed/{file.name}"
+        with whole.Ahead(engine, source, How(beside=file.parent)) as ahead:
+            return fill(ahead)
 
 
 def _not_seeded(engine: Engine, file: Path, why: str) -> str:
@@ -146,6 +164,11 @@ class Place:
             return whole.fill(self._aside, ahead)
         single.fill(self._engine, ahead.reader, ahead.source, ahead.how, empty=self._empty)
         return whole.settle(self._engine, ahead.own)
+
+    @property
+    def name(self) -> str:
+        """The database aside; empty where there is none."""
+        return self._aside.name if self._aside else ""
 
     @property
     def back(self) -> str:

@@ -37,13 +37,17 @@ def up(c: Context, layers: str | None = None, timeout: int = 60, wait: bool = Tr
     from stack.engines import choose
     from stack.ground import register
     from stack.ground.talk import say
-    from stack.verbs import env, up, wipe
+    from stack.ground.threads import meanwhile
+    from stack.verbs import env, stacks, up, wipe
 
     with choose.changing(ROOT, layers) as chosen:
+        orphans = meanwhile(lambda: stacks.mention(ROOT))
         up.bring_up(chosen, timeout, pull=pull, wait=wait)
         wipe.tidy(chosen)
     register.note(ROOT)
     say(env.summary(chosen))
+    if told := orphans():
+        say(told)
 
 
 @task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stack.doctor.case import Case
 from stack.engines.checks import Findings, check, ok, warning
-from stack.verbs import init
+from stack.verbs import init, stacks
 
 
 @check(elsewhere=True)
@@ -47,3 +47,13 @@ def address(case: Case) -> Findings:
     The message quotes Compose; mend the file that it names.
     """
     yield ok(case.endpoint.url() if case.endpoint else "the chosen layers have no database")
+
+
+@check(elsewhere=True)
+def other_stacks(case: Case) -> Findings:
+    """No stack of this machine has lost its checkout: it would go on without, also after a boot. Never a warning.
+
+    `invoke stacks --prune` ends what is left of it, after asking.
+    """
+    told = stacks.orphans(stacks.found(case.root))
+    yield ok(" ".join(told) if told else "every stack of this machine has its checkout")

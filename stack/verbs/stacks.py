@@ -14,7 +14,7 @@ from stack.engines import choose
 from stack.engines.docker import machine
 from stack.engines.embedded import shutdown
 from stack.ground import disk, register, settings
-from stack.ground.errors import StackError
+from stack.ground.errors import StackError, Words
 from stack.ground.tables import print_columns
 from stack.ground.talk import ago, confirm, counted, give, human, say
 from stack.server import processes
@@ -97,28 +97,39 @@ def print_list(root: Path, *, as_json: bool) -> None:
         for each in every
     ]  # fmt: skip
     print_columns(("FOLDER", "BRANCH", "STATE", "ENGINE", "PROJECT", "PORT", "DATA", "USED"), rows)
-    if orphans := [each for each in every if each.is_orphan]:
-        say(f"{words(orphans)} `invoke stacks --prune` ends what is left of {'it' if len(orphans) == 1 else 'them'}.")
+    if told := orphans(every):
+        say(" ".join(told))
 
 
-def words(orphans: list[Stack]) -> str:
-    """Return a sentence that names stacks whose checkout is gone."""
-    whose, have = ", ".join(str(each.folder) for each in orphans), "has" if len(orphans) == 1 else "have"
-    return f"{counted(len(orphans), 'stack')} of this machine {have} no checkout any more: {whose}."
+def orphans(every: list[Stack]) -> Words | None:
+    """Return which stacks have no checkout any more, and the cure; None when all have theirs."""
+    gone = [str(each.folder) for each in every if each.is_orphan]
+    if not gone:
+        return None
+    have, them = ("has", "it") if len(gone) == 1 else ("have", "them")
+    why = f"{counted(len(gone), 'stack')} of this machine {have} no checkout any more: {', '.join(gone)}."
+    return why, f"`invoke stacks --prune` ends what is left of {them}."
+
+
+def mention(root: Path) -> str:
+    """Return what `up` says of stacks whose checkout is gone; empty when all have theirs, which is asked first."""
+    folders = [*machine.projects().values(), *(directory.parents[1] for directory in processes.embedded().values())]
+    told = orphans(found(root)) if not all(folder.exists() for folder in folders) else None
+    return " ".join(told or ())
 
 
 def prune(root: Path, *, yes: bool) -> None:
     """End the stacks whose checkout is gone, after asking. Raises StackError naming what could not be ended."""
-    orphans = [each for each in found(root) if each.is_orphan]
-    if not orphans:
+    gone = [each for each in found(root) if each.is_orphan]
+    if not gone:
         say("Every stack of this machine has its checkout: there is nothing to end.")
         return
-    for each in orphans:
+    for each in gone:
         names = [container.name for container in each.containers]
         names += [f"the PostgreSQL of process {pid}" for pid in each.servers]
         say(f"{each.folder} is gone. Left of it: {', '.join(names)}.")
     confirm("End these?", yes=yes)
-    for each in orphans:
+    for each in gone:
         if each.folder.exists():  # it has come back while you thought
             continue
         machine.end(each.containers)

@@ -48,12 +48,19 @@ def test_one_whose_folder_is_gone_is_ended_and_no_other(engine: str, template: P
 
         delete(gone)
         assert stacks(stays)[str(gone)]["orphan"]
+        for command in ("up", "doctor"):
+            said = run(stays, command)
+            assert said.returncode == 0
+            assert re.search(
+                f"no checkout any more: .*{gone}.* `invoke stacks --prune` ends", said.stdout + said.stderr
+            )
         asked = run(stays, "stacks", "--prune")
         assert asked.returncode == 2
         assert f"{gone} is gone" in asked.stderr
         assert stacks(stays)[str(gone)]["orphan"]
         assert f"Ended what was left of {gone}." in run(stays, "stacks", "--prune", "--yes").stderr
         assert str(gone) not in stacks(stays)
+        assert str(gone) not in run(stays, "up").stderr
         assert stacks(stays)[str(stays)]["state"] == "up"
         succeed(stays, "wait-healthy")
         succeed(stays, "down")

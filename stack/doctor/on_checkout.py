@@ -49,7 +49,7 @@ def address(case: Case) -> Findings:
     yield ok(case.endpoint.url() if case.endpoint else "the chosen layers have no database")
 
 
-@check(elsewhere=True)
+@check("env file", "platform", elsewhere=True)
 def other_stacks(case: Case) -> Findings:
     """No stack of this machine has lost its checkout: it would go on without, also after a boot. Never a warning.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stack.engines.base import Engine
+from stack.ground.errors import Refused
 from stack.ground.talk import counted, human, say
 from stack.server.admin import Cluster
 from stack.verbs import executables, load, spares
@@ -39,9 +40,14 @@ def fresh(engine: Engine, *, cache: bool = True, yes: bool = False) -> None:
     """Replace what is in the database by what seed/ makes of an empty one, all of it or nothing.
 
     The result is kept as a snapshot under the fingerprint of all that made it, and only brought back while that is the
-    same; without `cache` it is made anew. Raises StackError with psql's words at the first file that fails.
+    same; without `cache` it is made anew. Raises Refused when seed/ is empty, StackError with psql's words at the first
+    file that fails.
     """
-    there = load.to_apply(engine)
+    if not (there := load.to_apply(engine)):
+        raise Refused(
+            "There is nothing in seed/ to make a database of, so nothing was done. Put files of SQL there, such as"
+            " seed/010_schema.sql; `invoke reset-data` deletes what is in the database."
+        )
     files, silent = _fingerprint(engine.root, there)
     known = cache and not silent
     if known and bring_back(engine, lambda cluster: _kept(cluster, files), only="pg", yes=yes, by="fresh"):

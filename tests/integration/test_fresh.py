@@ -52,6 +52,18 @@ def kept(copy: Path) -> list[str]:
     return sorted(name for name in names if name.startswith("fresh-"))
 
 
+def test_an_empty_folder_empties_nothing(either: Path) -> None:
+    for file in (either / "seed").glob("*.sql"):
+        file.unlink()
+    succeed(either, "up")
+    sql(either, "CREATE TABLE mine AS SELECT 7 AS n")
+    fail(either, 2, "fresh", saying=("nothing in seed/", "seed/010_schema.sql"))
+    assert tables(either) == ["mine"]
+    write(either, "010_schema.sql", ROWS)
+    succeed(either, "fresh")
+    assert tables(either) == ["rows"]
+
+
 def test_it_replaces_what_is_there_and_is_brought_back_until_a_file_changes(seeded: Path) -> None:
     sql(seeded, "CREATE TABLE mine AS SELECT 7 AS n")
     told = run(seeded, "fresh")

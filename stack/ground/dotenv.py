@@ -140,7 +140,8 @@ def line(name: str, value: str) -> str:
 def assign(text: str, name: str, value: str) -> str:
     """Return a dotenv text in which `name` has the value: its lines are changed, or a commented one is used.
 
-    What stands before the value and a comment behind it stay, and so do line ends.
+    What stands before the value and a comment behind it stay, and so do line ends. A comment that touched the quotes
+    of the former value is moved off, or it would be part of the new one.
     """
     spans = value_spans(text)
     commented = re.compile(rf"#[ \t]*{name}=.*")
@@ -148,7 +149,7 @@ def assign(text: str, name: str, value: str) -> str:
         (start, end, f"{name}={value}") for key, start, end in spans if not key and commented.match(text, start, end)
     ][:1]
     for start, end, new in reversed(changes):
-        text = text[:start] + new + text[end:]
+        text = text[:start] + new + " " * text.startswith("#", end) + text[end:]
     line_end = "\r\n" if "\r\n" in text else "\n"
     return text if changes else f"{text.rstrip()}{line_end}{name}={value}{line_end}".lstrip()
 

@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from stack.ground import dotenv, ports, settings
 from stack.ground.errors import Refused, StackError
@@ -315,3 +317,10 @@ def test_without_a_place_for_the_register_it_is_said(tmp_path: Path, monkeypatch
     said = subprocess.run([sys.executable, "-c", CHOOSE, str(one)], check=True, capture_output=True, cwd=settings.ROOT)
     assert b"are not known: what is chosen" in said.stderr
     assert settings.load(one, {}).project == "app"
+
+
+@pytest.mark.parametrize("before", ['V="5433"#why\n', "V='5433'#why\n", 'V="5433" #why\n', "V=5433 #why\n"])
+def test_a_comment_is_no_part_of_a_new_value(before: str) -> None:
+    after = dotenv.assign(before, "V", "5443")
+    assert after == "V=5443 #why\n"
+    assert dotenv_values(stream=io.StringIO(after)) == {"V": "5443"}

@@ -47,7 +47,7 @@ def lint(session: nox.Session) -> None:
     makes = [file for file in layers() if " image:" in Path(file).read_text()]
     session.run("compose-lint", "check", "--strict-config", "--fail-on=low", "--skip-suppressed", "--no-env", "-q",
                 *makes)  # fmt: skip
-    session.run("shellcheck", ".ci/run", ".ci/install-docker", "tests/standin/build", external=True)
+    session.run("shellcheck", ".ci/run", ".ci/install-docker", ".ci/renew", "tests/standin/build", external=True)
     session.run("actionlint")
     session.run("zizmor", "--offline", "--quiet", ".github")
 

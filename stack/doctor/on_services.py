@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from stack.doctor.case import Case
 from stack.doctor.mend import create_database, inside, lets_in, open_database, set_password
 from stack.engines.base import Engine, paused
 from stack.engines.checks import Finding, Findings, check, failed, ok, skipped, warning
+from stack.ground.errors import StackError
 from stack.ground.ports import holder
+from stack.server import releases
 from stack.server.address import Endpoint
 from stack.server.identity import APART
 from stack.server.session import LoginFailed
@@ -72,6 +75,27 @@ def log_in(case: Case) -> Findings:
             yield failed(why, "Type `invoke down`, then `invoke up`, to start with those of now.")
         else:
             yield _shut(case, case.endpoint, str(error)) or _why_not_in(case, case.endpoint, str(error))
+
+
+@check("address", "project name", elsewhere=True)
+def minor_version(case: Case) -> Findings:
+    """The server is the newest minor release that this checkout knows, or newer: each mends faults of the former one.
+
+    Its data goes on as it is. Set `POSTGRES_IMAGE=postgres:17-trixie` in `.env` and `invoke up --pull`; without Docker
+    upgrade the system's PostgreSQL 17, or install it, then `invoke restart`.
+    """
+    told, cure = case.engine.release()
+    service = case.services.get(POSTGRES)
+    if case.endpoint and service and service.state == "running":
+        with suppress(StackError, LoginFailed):  # which is said above
+            told = login(case.endpoint, case.engine)
+    if not told:
+        yield skipped("nobody can tell which one it is before it runs and lets us in")
+    elif releases.behind(told):
+        message = f"This is PostgreSQL {told.split()[0]}, and on {releases.SEEN} the newest was {releases.NEWEST}."
+        yield warning(message, cure)
+    else:
+        yield ok(f"PostgreSQL {told.split()[0]}")
 
 
 def _why_not_in(case: Case, endpoint: Endpoint, said: str) -> Finding:

@@ -257,6 +257,10 @@ class Engine(ABC):
     def resume(self) -> None:  # noqa: B027 - most cannot tell that something is paused
         """Let services go on that somebody has paused; nothing when none is."""
 
+    def release(self) -> tuple[str, str]:
+        """Return the version of PostgreSQL that a start brings, empty when nobody can tell, and how to have a newer."""
+        return "", ""
+
     def check_seen(self, services: list[Service]) -> None:  # noqa: B027 - most have nothing to say
         """Raise StackError when one of these runs and its files are not in the directory on this machine."""
 

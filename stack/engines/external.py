@@ -81,6 +81,10 @@ class External(Engine):
             ours=False,
         )
 
+    def release(self) -> tuple[str, str]:
+        """Return nothing of a start that is not ours, and who may have a newer version."""
+        return "", "Ask who runs it for the newest minor release."
+
     def endpoint(self) -> Endpoint:
         """Return the database's address, with its TLS parameters."""
         return self._endpoint

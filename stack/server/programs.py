@@ -77,13 +77,18 @@ def client_program(root: Path, name: str, server_major: int, chosen: str = "") -
     )
 
 
-@cache
 def version(program: Path) -> int:
     """Return the major version that a PostgreSQL program tells; 0 when it is not there or does not run."""
+    return int(release(program).partition(".")[0] or 0)
+
+
+@cache
+def release(program: Path) -> str:
+    """Return the version that a PostgreSQL program tells, such as 17.11; empty when it is not there or does not run."""
     if not program.is_file():
-        return 0
-    told = re.search(r"\(PostgreSQL\) (\d+)", look([str(program), "--version"]).stdout)
-    return int(told[1]) if told else 0
+        return ""
+    told = re.search(r"\(PostgreSQL\) ([\d.]+)", look([str(program), "--version"]).stdout)
+    return told[1] if told else ""
 
 
 def _system(major: int) -> Iterator[Path]:

@@ -93,6 +93,10 @@ class Docker(Engine):
         """Raise StackError when one of these runs and its files are not where this machine has its directory."""
         self.data.check_seen(services)
 
+    def release(self) -> tuple[str, str]:
+        """Return the version of PostgreSQL in the chosen image, and how to have a newer one."""
+        return self.images.release(), "Set POSTGRES_IMAGE=postgres:17-trixie in `.env`, then type `invoke up --pull`."
+
     def checks(self) -> list[Check]:
         """Return what can go wrong with Docker alone."""
         return checks_in(Health(self.plan, self.containers, self.images, self.preflight, self.data))

@@ -50,10 +50,18 @@ class Images:
 
     def major(self) -> int:
         """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""
+        return int(self._told("PG_MAJOR") or 0)
+
+    def release(self) -> str:
+        """Return the version of PostgreSQL in the chosen image, such as 17.11; empty when nobody can tell."""
+        return self._told("PG_VERSION")
+
+    def _told(self, name: str) -> str:
+        """Return the number that a variable of PostgreSQL's image begins with."""
         image = self.plan.config["services"].get(POSTGRES, {}).get("image", "")
         variables = look(["docker", "image", "inspect", "--format", "{{json .Config.Env}}", image]).stdout
-        told = re.search(r'"PG_MAJOR=(\d+)', variables)
-        return int(told[1]) if told else 0
+        told = re.search(rf'"{name}=([\d.]+)', variables)
+        return told[1] if told else ""
 
 
 def too_new_image(runs: int) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from stack.ground.settings import ROOT, Settings, layer_files
 from stack.ground.talk import say
 from stack.server import pgdata, processes
 from stack.server.address import LIBPQ, Endpoint, client_options
-from stack.server.programs import MAJOR
+from stack.server.programs import MAJOR, WHEEL, installed, release
 
 POSTGRES = "postgres"
 STOP_PATIENCE = 60.0
@@ -148,6 +148,15 @@ class Embedded(Engine):
         """Return the last lines of the server's log."""
         del service
         return "\n".join(shutdown.logged(self.home.log).splitlines()[-lines:])
+
+    def release(self) -> tuple[str, str]:
+        """Return the version of PostgreSQL's programs, if they are here, and how to have newer ones."""
+        if not (place := installed(self.root, self.settings.bin_dir)):
+            return "", ""
+        how = f"Upgrade what is in {place}"
+        if place == self.root / WHEEL:
+            how = "Install the system's PostgreSQL 17, which is taken before the wheel"
+        return release(place / "postgres"), f"{how}, then type `invoke restart`, or `invoke up` when it is down."
 
     def check_start(self, freed: int | None = None) -> None:
         """Raise StackError for what would fail a start and can be seen before it."""

@@ -22,7 +22,7 @@ from stack.engines.docker.engine import Docker
 from stack.engines.embedded.engine import Embedded
 from stack.ground import disk, settings
 from stack.ground.errors import StackError
-from stack.server import pgdata, session
+from stack.server import pgdata, programs, releases, session
 from stack.server.programs import server_programs
 from stack.verbs import store
 from stack.verbs import up as up_room
@@ -126,6 +126,13 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Any:
     return ask
 
 
+@pytest.fixture
+def newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day on which the programs of this machine are the newest release."""
+    monkeypatch.setattr(releases, "NEWEST", "17.0")
+
+
+@pytest.mark.usefixtures("newest")
 def test_a_stack_in_good_health(root: Path, ask: Any) -> None:
     report = ask(root)
     assert report.code == 0
@@ -133,6 +140,7 @@ def test_a_stack_in_good_health(root: Path, ask: Any) -> None:
     assert {each.name for each in run.every(case.Case(root))} == set(report.findings)
 
 
+@pytest.mark.usefixtures("newest")
 def test_one_line_each_with_the_cure(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / ".env").chmod(0o644)
     assert run.doctor(root, fix=False, as_json=False) == 0
@@ -583,6 +591,49 @@ def test_a_server_that_is_down_is_no_failure(down: Path, ask: Any) -> None:
     assert {report[name]["state"] for name in ("services", "log in", "clock", "indexes")} == {"skipped"}
 
 
+# -- an older minor release --------------------------------------------------------------------------------------
+
+
+def test_a_server_of_an_older_minor_release(root: Path, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "NEWEST", "17.100")
+    monkeypatch.setattr(releases, "SEEN", "2033-02-10")
+    report = ask(root)
+    assert report.code == 0
+    assert report["minor version"]["state"] == "warning"
+    runs = embedded(root).release()[0]
+    assert report["minor version"]["message"] == f"This is PostgreSQL {runs}, and on 2033-02-10 the newest was 17.100."
+    assert "`invoke restart`" in report["minor version"]["cure"]
+    monkeypatch.setattr(releases, "NEWEST", runs)
+    assert report["minor version"] != ask(root)["minor version"]
+    assert ask(root)["minor version"]["message"] == f"PostgreSQL {runs}"
+
+
+def test_the_programs_are_told_of_while_nothing_runs(down: Path, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "NEWEST", "17.100")
+    there = Path(settings.load(down, {}).bin_dir)
+    assert f"Upgrade what is in {there}" in ask(down)["minor version"]["cure"]
+    wheel = down / programs.WHEEL
+    wheel.parent.parent.mkdir(parents=True)
+    wheel.parent.symlink_to(there.parent)
+    write(down, POSTGRES_BIN_DIR="")
+    monkeypatch.setattr(programs, "_system", lambda _: iter(()))
+    assert "Install the system's PostgreSQL 17" in ask(down)["minor version"]["cure"]
+
+
+@pytest.mark.parametrize(("told", "state"), [("17.2", "warning"), ("17.999", "ok"), ("16.1", "ok"), ("", "skipped")])
+def test_an_image_tells_its_minor_release(docker: Any, ask: Any, told: str, state: str) -> None:
+    """While nothing runs; the image has the variables of the published one."""
+    port = {"target": 5432, "published": str(own_port()), "host_ip": "127.0.0.1"}
+    variables = {"POSTGRES_USER": "u", "POSTGRES_PASSWORD": "p", "POSTGRES_DB": "d"}
+    config = json.dumps({"services": {"postgres": {"image": "x", "ports": [port], "environment": variables}}})
+    answers = f"""version*) echo 26.1.5;; 'compose version'*) echo 2.26.1;; compose*config*) echo '{config}';;
+        'image inspect --format'*) echo '["PG_MAJOR=17","PG_VERSION={told}-1.pgdg13+1"]';;"""
+    found = ask(docker(answers))["minor version"]
+    assert found["state"] == state
+    assert told in found["message"]
+    assert ("POSTGRES_IMAGE=postgres:17-trixie" in found["cure"]) == (state == "warning")
+
+
 # -- somebody else's server -----------------------------------------------------------------------------------
 
 
@@ -592,6 +643,7 @@ def test_somebody_elses_server(root: Path, tmp_path: Path, ask: Any, monkeypatch
     report = ask(tmp_path)
     assert report.code == 0
     assert report["log in"]["state"] == "ok"
+    assert report["minor version"]["message"].startswith(("PostgreSQL 17.", "This is PostgreSQL 17."))
     assert not {"ports", "directories", "images", "leftovers"} & set(report.findings)
     write(tmp_path, DATABASE_URL=url.replace(":postgres@", ":hunter2@"))
     report = ask(tmp_path, fix=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.integration.checkout import ALONE, configure, fail, foreign, run, sql, succeed, tables, value
+from tests.integration.checkout import ALONE, configure, docker, fail, foreign, run, sql, succeed, tables, value
 
 
 def layer(copy: Path, service: str, **what: object) -> None:
@@ -58,6 +59,25 @@ def test_a_container_that_ends_in_its_first_start_can_be_started_over(copy: Path
 def test_a_container_that_ends_and_stays_so_ends_the_wait(copy: Path) -> None:
     layer(copy, "convex-dashboard", entrypoint=["sh", "-c", "echo these are my last words; exit 7"], restart="no")
     fail(copy, 1, "up", saying=("convex-dashboard", "exit code 7", "these are my last words"), within=20)
+
+
+@pytest.mark.alone
+def test_an_image_that_says_not_what_to_run_is_named(copy: Path, tmp_path: Path) -> None:
+    image = f"{value(copy, 'COMPOSE_PROJECT_NAME')}:nothing"
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    docker("import", str(tmp_path / "empty.tar"), image)
+    try:
+        said = f"{image} (of postgres) names no command. It said:\nError response from daemon: no command specified"
+        before = value(copy, "POSTGRES_IMAGE")
+        configure(copy, POSTGRES_IMAGE=image)
+        fail(copy, 1, "up", saying=(said, "(POSTGRES_IMAGE)", "`command:`", "`invoke up`"), within=20)
+        configure(copy, POSTGRES_IMAGE=before)
+        succeed(copy, "up")
+        (copy / "docker-compose.broken.yml").write_text(json.dumps({"services": {"mine": {"image": image}}}))
+        configure(copy, STACK_LAYERS=f"{value(copy, 'STACK_LAYERS')},broken")
+        fail(copy, 1, "up", saying=(f"{image} (of mine) names no command", "`command:`"), within=20)
+    finally:
+        docker("image", "rm", image)
 
 
 @pytest.mark.parametrize("service", ["postgres", "convex-backend"])

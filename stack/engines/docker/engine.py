@@ -150,7 +150,7 @@ class Docker(Engine):
                 ) from None
         if self.plan.guarded_volumes():
             self.volumes.make()
-        starting = Starting(self.plan.compose("up", "--detach", "--pull", "never"))
+        starting = Starting(self.plan.compose("up", "--detach", "--pull", "never"), self.images.explain)
         _ = self.plan.config  # worked out beside it
         return starting
 

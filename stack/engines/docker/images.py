@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
+from stack.engines.docker import words
 from stack.engines.docker.plan import POSTGRES, Plan
 from stack.ground.catalog import SERVICES
 from stack.ground.errors import StackError
 from stack.ground.run import do, look
 from stack.server.programs import MAJOR
+
+# Docker's (docker/compose#12977), and podman's (frostyard/intuneme#51).
+_NO_COMMAND = "no command specified|no command or entrypoint provided"
 
 
 class Images:
@@ -47,6 +51,29 @@ class Images:
         exact = re.sub(r":[^:/@]+@", "@", image)  # the digest says it all
         asked = look(["docker", "manifest", "inspect", exact], timeout=20)
         return asked.stderr.strip() if asked.returncode else ""
+
+    def explain(self, said: str) -> StackError:
+        """Turn what Docker said of a start into words: of an image without a command it does not say whose it is."""
+        idle = self._idle() if re.search(_NO_COMMAND, said, re.IGNORECASE) else []
+        if not idle:
+            return words.explain(said)
+        images = [self.plan.config["services"][name]["image"] for name in idle]
+        whose = " and ".join(f"{image} (of {name})" for image, name in zip(images, idle, strict=True))
+        return StackError(
+            f"Docker does not know what to run: {whose} names no command. It said:\n{said.strip().splitlines()[-1]}\n",
+            cure=f"Correct the image's name{self.settings_of(images)}, or give the service a `command:` in a layer of"
+            " your own; then type `invoke up`.",
+        )
+
+    def _idle(self) -> list[str]:
+        """Return the services of which neither the Compose files nor their image say what to run."""
+        form = "{{json .Config.Cmd}} {{json .Config.Entrypoint}}"
+        asked = {
+            name: look(["docker", "image", "inspect", "--format", form, spec["image"]]).stdout.split()
+            for name, spec in self.plan.config["services"].items()
+            if "image" in spec and not (spec.get("command") or spec.get("entrypoint"))
+        }
+        return [name for name, told in asked.items() if told and {*told} <= {"null", "[]"}]
 
     def major(self) -> int:
         """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from typing import IO
 
 from stack.engines.docker.containers import REMOVAL
-from stack.engines.docker.words import explain
+from stack.ground.errors import StackError
 from stack.ground.run import start
 
 # What Docker says of a container that somebody else is removing at this moment.
@@ -18,8 +19,9 @@ _VANISHING = re.compile(r"No such container|marked for removal|removal of contai
 class Starting:
     """One such start."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], explain: Callable[[str], StackError]) -> None:
         self._argv = argv
+        self._explain = explain
         self._deadline = time.monotonic() + REMOVAL
         self._begin()
 
@@ -39,7 +41,7 @@ class Starting:
                 self._begin()
                 return False
             self._said.close()
-            raise explain(said)
+            raise self._explain(said)
         return code == 0
 
     def finish(self) -> None:

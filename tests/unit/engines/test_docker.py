@@ -103,6 +103,46 @@ def test_a_folder_that_docker_desktop_may_not_see_is_named() -> None:
     assert "Share that folder" in said
 
 
+@pytest.mark.parametrize(
+    ("said", "asked", "services"),
+    [
+        # docker/compose#12977
+        ("Error response from daemon: no command specified", {"nothing:1": "null null"}, ["mine"]),
+        ("Cannot create container for service x: No command specified", {"nothing:1": "[] []"}, ["mine"]),
+        # frostyard/intuneme#51
+        ("Error: no command or entrypoint provided, and no CMD or ENTRYPOINT from image", {"nothing:1": "null []"},
+         ["mine"]),
+        ("no command specified", {"nothing:1": "null null", "server:1": "null null"}, ["mine", "postgres"]),
+        ("no command specified", {}, []),  # the images are as they should be, or cannot be asked
+        ("no command specified", {"nothing:1": ""}, []),
+    ],
+)  # fmt: skip
+def test_an_image_without_a_command_is_named_with_its_service(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, said: str, asked: dict[str, str], services: list[str]
+) -> None:
+    docker.plan.__dict__["config"] = {
+        "services": {
+            "mine": {"image": "nothing:1"},
+            "postgres": {"image": "server:1"},
+            "convex-backend": {"image": "nothing:2", "entrypoint": ["sh"]},
+            "other": {"image": "nothing:1", "command": ["sh"]},
+        }
+    }
+
+    class Told:
+        def __init__(self, argv: list[str]) -> None:
+            self.stdout = {"nothing:2": "null null", **asked}.get(argv[-1], '["postgres"] ["docker-entrypoint.sh"]')
+
+    monkeypatch.setattr("stack.engines.docker.images.look", Told)
+    error = docker.images.explain(f" Container a-mine  Creating\n{said}\n")
+    assert said.strip() in error.what
+    assert [
+        name for name in ("mine", "postgres", "convex-backend", "other") if f"(of {name})" in error.what
+    ] == services
+    assert ("give the service a `command:`" in error.cure) == bool(services)
+    assert ("(POSTGRES_IMAGE)" in error.cure) == ("postgres" in services)
+
+
 def test_progress_is_left_out_of_what_docker_said() -> None:
     said = str(explain(" Container a-postgres  Creating\n Network a_default  Created\nno space left on device\n"))
     assert "no space left on device" in said

@@ -8,13 +8,19 @@ import sys
 from pathlib import Path
 from shutil import which
 
-import nox
-
 if sys.platform == "win32":
     sys.stderr.write(
         "The sessions do not run on Windows itself. Use WSL2, with the checkout in the file system there.\n"
     )
     raise SystemExit(2)
+if sys.version_info < (3, 10):  # noqa: UP036 - who has an older one is told
+    sys.stderr.write(
+        f"The sessions need Python 3.10 or newer and this is {sys.version.split()[0]}. Make the environment with a"
+        " newer one, as the README says, then type the command again.\n"
+    )
+    raise SystemExit(2)
+
+import nox
 
 # As pip does it; else every command that is tested or measured may have to compile all that it imports.
 os.environ["UV_COMPILE_BYTECODE"] = "1"

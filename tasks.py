@@ -11,6 +11,13 @@ if sys.platform == "win32":
         " system there (~/…, not /mnt/c/…): https://learn.microsoft.com/windows/wsl/install\n"
     )
     raise SystemExit(2)
+if sys.version_info < (3, 10):  # noqa: UP036 - who has an older one is told
+    sys.stderr.write(
+        f"The stack needs Python 3.10 or newer and this is {sys.version.split()[0]}, so nothing was done. With a newer"
+        " one beside it type `python3.13 -m venv --clear .venv && . .venv/bin/activate && pip install -r"
+        " requirements.txt`, then the command again.\n"
+    )
+    raise SystemExit(2)
 
 from invoke.context import Context
 from invoke.exceptions import Exit

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +16,38 @@ from stack.ground.settings import ROOT
 @pytest.mark.parametrize("file", ["tasks.py", "noxfile.py"])
 def test_windows_itself_is_refused(file: str) -> None:
     code = f"import runpy, sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; runpy.run_path({file!r})"
-    said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
-    assert said.returncode == 2
-    assert said.stdout == ""
+    _refused([sys.executable, "-c", code], "WSL2, with the checkout in the file system there")
+
+
+@pytest.mark.parametrize("file", ["tasks.py", "noxfile.py"])
+def test_an_older_python_is_refused(file: str) -> None:
+    """As the stock Python of macOS is; what runs before that has to be a language that it knows."""
+    ast.parse((ROOT / file).read_text(), feature_version=(3, 9))
+    code = f"import runpy, sys; sys.version_info = (3, 9, 6); sys.version = '3.9.6 (x)'; runpy.run_path({file!r})"
+    _refused([sys.executable, "-c", code], "Python 3.10 or newer and this is 3.9.6")
+
+
+@pytest.mark.parametrize("file", ["tasks.py", "noxfile.py"])
+@pytest.mark.parametrize("version", ["3.8", "3.9"])
+def test_a_real_older_python_is_refused(file: str, version: str) -> None:
+    """It needs neither invoke nor nox for that."""
+    here = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    working = [str(each) for each in here if each and _tells(str(each), version)]
+    if not working:
+        pytest.skip(f"no Python {version} is here")
+    _refused([working[0], file], f"Python 3.10 or newer and this is {version}.")
+
+
+def _tells(python: str, version: str) -> bool:
+    told = subprocess.run([python, "--version"], check=False, capture_output=True, text=True)
+    return told.stdout.startswith(f"Python {version}.")
+
+
+def _refused(argv: list[str], saying: str) -> None:
+    said = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert (said.returncode, said.stdout) == (2, "")
     assert said.stderr.count("\n") == 1
-    assert "WSL2, with the checkout in the file system there" in said.stderr
+    assert saying in said.stderr
 
 
 def test_line_ends_are_not_windows_own() -> None:

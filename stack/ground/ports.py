@@ -136,20 +136,25 @@ def holder(port: int, address: str = "") -> str:
     asked = ["127.0.0.1", LOCALHOST_TOO] if address in EVERYWHERE else [address]
     try:
         pids = sorted(pid for each in asked for pid in _listeners(port, each) if pid)
-        return next(f"{psutil.Process(pid).name()} (process {pid})" for pid in pids)
     except psutil.Error:  # macOS shows them to root alone
-        return _by_lsof(port) or ANOTHER
-    except StopIteration:
-        return ANOTHER
+        pids = _by_lsof(port, asked)
+    for pid in pids:
+        with suppress(psutil.Error):
+            return f"{psutil.Process(pid).name()} (process {pid})"
+    return ANOTHER
 
 
-def _by_lsof(port: int) -> str:
-    """Return the same as lsof tells it, which macOS has; empty when it does not know, or is not there."""
+def _by_lsof(port: int, addresses: list[str]) -> list[int]:
+    """Return the processes of this user's that listen there, as lsof tells them, which macOS has; else none."""
+    heard: list[tuple[str, int]] = []
     with suppress(StackError):
-        told = look(["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]).stdout
-        found = re.search(r"^p(\d+)\nc(.+)$", told, re.MULTILINE)
-        return f"{found[2]} (process {found[1]})" if found else ""
-    return ""
+        told = look(["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpn"]).stdout
+        # A process is a line `p123`, after which its sockets stand: `n127.0.0.1:5433`, `n[::1]:5433`, `n*:5433`.
+        for pid, sockets in re.findall(r"^p(\d+)\n((?:(?!p).*\n?)*)", told, re.MULTILINE):
+            names = re.findall(r"^n(.*):\d+$", sockets, re.MULTILINE)
+            heard += [(name.strip("[]"), int(pid)) for name in names]
+    exact = [pid for name, pid in heard if name in addresses]
+    return exact or [pid for name, pid in heard if name == "*"]
 
 
 def clients(port: int) -> Counter[str]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 
-from stack.engines.docker.mountable import bind
+from stack.engines.docker.mountable import THROWAWAY, bind
 from stack.ground.errors import StackError
 from stack.ground.run import PIPE, start
 from stack.ground.threads import begin
@@ -34,7 +34,7 @@ def copying(source: Path, target: Path, image: str, beside: str) -> Iterator[Cop
 
     A copy that is not finished stays, for others to clear away.
     """
-    argv = ["docker", "run", "--rm", "--interactive", "--pull", "never", "--network", "none", "--user", "0"]
+    argv = ["docker", "run", *THROWAWAY, "--interactive"]
     argv += ["--pid", f"container:{beside}"] if beside else []
     argv += ["--mount", bind(source.parent), "--entrypoint", "sh", image, "-c", _COPY, "sh"]
     program = start([*argv, source.name, target.name, beside], stdin=PIPE, stdout=PIPE, stderr=PIPE)

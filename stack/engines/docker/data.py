@@ -242,8 +242,8 @@ class Data:
             if look(["docker", "image", "inspect", spec.get("image", "")]).returncode == 0:
                 mount = _mount(path) + (",readonly" if mode == "ro" else "")
                 return look(
-                    ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--user", "0", "--mount", mount,
-                     "--entrypoint", argv[0], spec["image"], *argv[1:]],
+                    ["docker", "run", *mountable.THROWAWAY, "--mount", mount, "--entrypoint", argv[0], spec["image"],
+                     *argv[1:]],
                     timeout=3600,
                 )  # fmt: skip
         return None

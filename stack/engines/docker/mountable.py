@@ -9,6 +9,9 @@ from pathlib import Path
 
 from stack.ground.errors import Refused
 
+THROWAWAY = ("--rm", "--pull", "never", "--network", "none", "--user", "0", "--security-opt", "label=disable")
+"""How a container of ours runs that only looks at a directory, copies or deletes: as root, whom SELinux lets at it."""
+
 
 def bind(place: Path) -> str:
     """Return what --mount is told of a directory, which is read as one line of CSV; it is seen as /data."""

@@ -188,7 +188,7 @@ class Plan:
         """Return whether the files say anything of directories but what they say in this repository."""
         usual = "".join(file.read_text(errors="replace") for file in self.files())
         for name, (_, target) in STATE.items():
-            usual = usual.replace(f"    volumes:\n      - ./data/{name}:{target}\n", "")
+            usual = usual.replace(f"    volumes:\n      - ./data/{name}:{target}:z\n", "")
         return any(word in usual for word in ("volumes", "extends", "include", "replicas", "scale"))
 
     def refuse_twins(self) -> None:

@@ -29,7 +29,7 @@ def test_an_entry_is_what_its_compose_file_says(entry: catalog.Entry) -> None:
     name, default = entry.published
     assert re.search(rf"\${{{name}:-{default}}}:{entry.port}\b", lines)
     assert all(f"${{{name}:-{default}}}:" in lines for name, default in entry.also)
-    assert (f"./data/{entry.leaf}:{entry.home}" in lines) if entry.leaf else ("./data/" not in lines)
+    assert (f"- ./data/{entry.leaf}:{entry.home}:z\n" in lines) if entry.leaf else ("./data/" not in lines)
 
 
 def test_every_service_of_the_files_is_in_the_catalog() -> None:

@@ -21,6 +21,7 @@ DEFAULTS: dict[str, str] = {
     "STACK_LAYERS": "dev",
     "STACK_SPARE": "1",
     "STACK_SNAPSHOT": "both",
+    "STACK_RESTART": "unless-stopped",
     "BIND_ADDRESS": "127.0.0.1",
     "POSTGRES_USER": "postgres",
     "POSTGRES_PASSWORD": "postgres",
@@ -142,6 +143,10 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
     ),
     "STACK_SPARE": (("0", "1").__contains__, "0 or 1"),
     "STACK_SNAPSHOT": (("both", "pg").__contains__, "both or pg"),
+    "STACK_RESTART": (
+        re.compile(r"no|always|unless-stopped|on-failure(:\d+)?").fullmatch,
+        "no, unless-stopped, always or on-failure",
+    ),
     "BIND_ADDRESS": (_is_address, "an IPv4 address of this machine, such as 127.0.0.1"),
     **dict.fromkeys(PORTS, (_is_port, "a port from 1 to 65535")),
     "POSTGRES_USER": (

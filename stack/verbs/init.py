@@ -20,6 +20,8 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.ports import is_free
 from stack.ground.talk import say
 
+RESTART = "STACK_RESTART"
+
 
 def init(root: Path, *, isolated: bool, password: bool = False) -> str:
     """Write `.env` from `.env.example`, or add to the one that is there, and say what was done.
@@ -67,6 +69,8 @@ def _write(root: Path, file: Path, *, isolated: bool, password: bool) -> str:
     changes = _random_password(file) if password else {}
     if isolated:
         changes.update(isolation(root, settings.load(root).bind_address))
+        if RESTART not in _written(file):
+            changes[RESTART] = "no"  # once it is forgotten, nothing of it comes back with the machine
     with _told(source, file):
         text = source.read_bytes().decode("utf-8-sig")
     for name, value in changes.items():
@@ -89,13 +93,18 @@ def _random_password(file: Path) -> dict[str, str]:
             f"{name} is set in the environment, where it wins over `.env`. Nothing was done. Type `unset {name}`, then"
             " the command again."
         )
-    there = dotenv.read_env_file(file).get(name) if file.exists() else ""
+    there = _written(file).get(name)
     if there and there != settings.DEFAULTS[name]:
         raise Refused(
             f"{file} has a {name} of your own already, which was left as it is. For a random one delete that line and"
             " type the command again; then `invoke doctor --fix`, while the stack is up, gives it to the database."
         )
     return {name: secrets.token_hex(16)}
+
+
+def _written(file: Path) -> dict[str, str]:
+    """Return what an `.env` says; nothing where there is none."""
+    return dotenv.read_env_file(file) if file.exists() else {}
 
 
 def _chosen(root: Path, name: str, value: str) -> str:

@@ -16,6 +16,7 @@ from stack.engines.base import Service, paused
 from stack.engines.docker.plan import POSTGRES, STATE, Plan, address, page
 from stack.engines.docker.words import explain
 from stack.ground import disk
+from stack.ground.catalog import SERVICES
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
 from stack.ground.talk import say
@@ -26,6 +27,9 @@ REMOVAL = 30.0
 """Seconds that a container which is being removed is waited for."""
 # A kill with another signal is no end: HUP and USR1 are used to talk to a program.
 _ENDS = {str(number) for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)}
+
+_STAY = {entry.name for entry in SERVICES}
+"""Services that do not end by themselves, whether or not Docker is to start them again."""
 
 
 class Containers:
@@ -205,7 +209,7 @@ class Containers:
             "image": spec.get("image", ""),
             "data": next((place for leaf, place in self.plan.stores().items() if STATE[leaf][0] == name), None),
             "url": next((page(*address(port)) for port in spec.get("ports", [])), ""),
-            "one_shot": spec.get("restart", "no") == "no",
+            "one_shot": spec.get("restart", "no") == "no" and name not in _STAY,
         }
         if name == POSTGRES and (endpoint := self.plan.endpoint()):
             facts["url"] = endpoint.url()

@@ -385,16 +385,30 @@ def doctor(c: Context, fix: bool = False, json: bool = False) -> None:
     help={
         "isolated": "Pick a project name and free ports, so that this checkout can run beside another.",
         "password": "Pick a random POSTGRES_PASSWORD, in the place of the default one.",
+        "data": "Fill it with a copy of the data of the checkout that this is a worktree of, which goes on meanwhile.",
+        "from": "Copy the data of the checkout in this folder instead.",
+        "snapshots": "Bring its snapshots, forks and what `undo` would bring back along with the data.",
     }
 )
-def init(c: Context, isolated: bool = False, password: bool = False) -> None:
+def init(
+    c: Context,
+    isolated: bool = False,
+    password: bool = False,
+    data: bool = False,
+    from_: str = "",
+    snapshots: bool = False,
+) -> None:
     """Write .env from .env.example; one that is there is kept."""
     from stack.ground import lock
     from stack.ground.talk import say
-    from stack.verbs import init
+    from stack.verbs import born, init
 
+    born.refuse_half(isolated=isolated, data=data, only_with_data=bool(from_) or snapshots)
     with lock.exclusive(ROOT):
-        say(init.init(ROOT, isolated=isolated, password=password))
+        if data:
+            say(born.init_full(ROOT, from_, password=password, snapshots=snapshots))
+        else:
+            say(init.init(ROOT, isolated=isolated, password=password))
 
 
 @task(

@@ -16,7 +16,8 @@ class Contract:
     """The tests; `engine` is a fixture of the subclass."""
 
     def test_what_it_lacks_it_refuses_in_one_sentence(self, engine: Engine) -> None:
-        absent = [facet for facet in (engine.images, engine.data, engine.inside, engine.convex) if facet is None]
+        facets = (engine.images, engine.data, engine.inside, engine.convex, engine.copies)
+        absent = [facet for facet in facets if facet is None]
         for facet in absent:
             with pytest.raises(Refused) as refused:
                 need(facet, engine)

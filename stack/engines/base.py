@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 from stack.engines.backend import Convex
 from stack.engines.checks import Check
+from stack.engines.copies import Copies
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import Command
 from stack.ground.settings import Settings
@@ -185,6 +186,7 @@ class Engine(ABC):
     data: Data | None = None
     inside: Inside | None = None
     convex: Convex | None = None
+    copies: Copies | None = None
 
     def __init__(self, settings: Settings, root: Path) -> None:
         self.settings = settings

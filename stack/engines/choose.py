@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stack.engines.base import Engine
 from stack.engines.docker.engine import Docker
-from stack.ground import disk, settings
+from stack.ground import disk, settings, trash
 from stack.ground.catalog import STATEFUL
 from stack.ground.errors import StackError
 from stack.ground.lock import exclusive
@@ -31,6 +31,7 @@ def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
 def changing(root: Path = settings.ROOT, layers: str | None = None) -> Iterator[Engine]:
     """Give the engine of a checkout while nobody else changes its stack. Raises as `choose` and `exclusive` do."""
     with exclusive(root):
+        trash.settle(root)
         yield choose(root, layers)
 
 

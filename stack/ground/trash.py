@@ -4,11 +4,48 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from pathlib import Path
 
+from stack.ground.disk import has_data
+from stack.ground.files import sync_directory
+from stack.ground.talk import say
+
 ASIDE = ".wiped-"
+BORN = ".born-"
+"""How the name of a part begins that waits for the cluster it came with; its own and the cluster's inode follow."""
 _UNFINISHED = (f"{ASIDE}*", ".new-*")
 """What a run that died may leave in data/: half deleted, or half made."""
+
+
+def take_place(root: Path, parts: dict[str, Path], cluster: str) -> None:
+    """Give directories in `data/` that are whole their names, together: with the cluster's all are there, or none is.
+
+    What is killed meanwhile, `settle` brings to its end.
+    """
+    data, inode = root / "data", parts[cluster].stat().st_ino
+    for name, path in parts.items():
+        if name != cluster:
+            path.rename(data / f"{BORN}{name}-{inode}")
+    sync_directory(data)
+    parts[cluster].rename(data / cluster)
+    sync_directory(data)
+    settle(root)
+
+
+def settle(root: Path) -> None:
+    """Let the parts of a cluster that is there follow it, and give up those of one that never came to be there."""
+    data = root / "data"
+    for path in data.glob(f"{BORN}*"):
+        name, _, inode = path.name.removeprefix(BORN).rpartition("-")
+        there = {str(each.stat().st_ino) for each in (data / "pg", data / "embedded") if each.is_dir()}
+        if inode in there and not has_data(data / name):
+            path.rename(data / name)
+        else:
+            if inode in there:
+                say(f"{data / name} was made anew while a copy was to take its place, so that copy is given up.")
+            path.rename(data / f"{ASIDE}{name.lstrip('.')}-{uuid.uuid4().hex[:8]}")
+        sync_directory(data)
 
 
 def unfinished(root: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
@@ -105,6 +106,21 @@ def drop_one(cluster: Cluster, copy: Stored) -> str:
             cluster.set_comment(name if cluster.oid(name) else copy.name, made_comment(reason))
         return reason
     return ""
+
+
+def leaving_out(databases: Iterable[str]) -> str:
+    """Return SQL that drops databases of a cluster which nobody serves, and lets no subscription of it go on."""
+    from psycopg import sql
+
+    statements: list[sql.Composable] = [sql.SQL("UPDATE pg_subscription SET subenabled = false, subslotname = NULL")]
+    for name in databases:
+        which = sql.SQL("datname = {}").format(sql.Literal(name))
+        statements += [
+            sql.SQL("DELETE FROM pg_subscription USING pg_database AS d WHERE d.oid = subdbid AND {}").format(which),
+            sql.SQL("UPDATE pg_database SET datistemplate = false WHERE {}").format(which),
+            sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)),
+        ]
+    return "".join(f"{each.as_string(None)};\n\n" for each in statements)
 
 
 def reason_of(error: Exception) -> str:

@@ -6,10 +6,11 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 
 from stack.engines.docker.machine import projects, running_from
 from stack.engines.embedded.engine import Embedded
@@ -21,13 +22,15 @@ from stack.ground.ports import is_free
 from stack.ground.talk import say
 
 RESTART = "STACK_RESTART"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def init(root: Path, *, isolated: bool, password: bool = False) -> str:
+def init(root: Path, *, isolated: bool, password: bool = False, along: Mapping[str, str] = NOTHING) -> str:
     """Write `.env` from `.env.example`, or add to the one that is there, and say what was done.
 
     Nothing that the user wrote is lost: an existing file is left as it is, but for the project's name and the ports
     with `isolated`, and the default password with `password`. Raises Refused when there is another password already.
+    What comes `along` from another checkout is written with a name of its own, as it stands in a file.
     """
     file = root / ".env"
     if file.is_dir():
@@ -46,7 +49,7 @@ def init(root: Path, *, isolated: bool, password: bool = False) -> str:
     if isolated:
         refuse_if_running(root)
         with _alone(file):
-            return _write(root, file, isolated=True, password=password)
+            return _write(root, file, isolated=True, password=password, along=along)
     return _write(root, file, isolated=False, password=password)
 
 
@@ -64,7 +67,7 @@ def _alone(file: Path) -> Iterator[None]:
         yield
 
 
-def _write(root: Path, file: Path, *, isolated: bool, password: bool) -> str:
+def _write(root: Path, file: Path, *, isolated: bool, password: bool, along: Mapping[str, str] = NOTHING) -> str:
     source = file if file.exists() else root / ".env.example"
     changes = _random_password(file) if password else {}
     if isolated:
@@ -73,6 +76,7 @@ def _write(root: Path, file: Path, *, isolated: bool, password: bool) -> str:
             changes[RESTART] = "no"  # once it is forgotten, nothing of it comes back with the machine
     with _told(source, file):
         text = source.read_bytes().decode("utf-8-sig")
+    changes.update(along)
     for name, value in changes.items():
         text = assign(text, name, value)
     with _told(file, file):
@@ -82,7 +86,11 @@ def _write(root: Path, file: Path, *, isolated: bool, password: bool) -> str:
     if isolated:
         with suppress(OSError):
             register.write(root)
-    return f"Wrote {file}.{''.join(_chosen(root, name, value) for name, value in changes.items())}"
+    told = (
+        f"\n  {name} is that of the data" if name in along and name in settings.SECRETS else _chosen(root, name, value)
+        for name, value in changes.items()
+    )
+    return f"Wrote {file}.{''.join(told)}"
 
 
 def _random_password(file: Path) -> dict[str, str]:

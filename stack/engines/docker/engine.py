@@ -13,6 +13,7 @@ from stack.engines.checks import Check, checks_in
 from stack.engines.docker.checks import Health
 from stack.engines.docker.containers import Containers
 from stack.engines.docker.convex import Convex
+from stack.engines.docker.copies import Copies
 from stack.engines.docker.data import Data
 from stack.engines.docker.holders import Holders
 from stack.engines.docker.images import Images
@@ -45,6 +46,7 @@ class Docker(Engine):
     images: Images
     inside: Inside
     convex: Convex
+    copies: Copies
 
     def __init__(self, settings: Settings, root: Path = ROOT) -> None:
         super().__init__(settings, root)
@@ -56,6 +58,7 @@ class Docker(Engine):
         others = Holders(self.plan, self.containers)
         self.volumes = Volumes(self.plan, self.containers)
         self.data = Data(self.plan, self.containers, others, self.volumes)
+        self.copies = Copies(self.containers, self.images, self.inside, self.data)
         self.preflight = Preflight(self.plan, self.containers, others, self.images, self.volumes)
         # A directory: only one room deletes files, and an empty one is taken away by rmdir.
         self._stopping = root / "data" / f".stopping-{settings.project}"

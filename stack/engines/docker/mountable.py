@@ -9,14 +9,16 @@ from pathlib import Path
 
 from stack.ground.errors import Refused
 
-THROWAWAY = ("--rm", "--pull", "never", "--network", "none", "--user", "0", "--security-opt", "label=disable")
-"""How a container of ours runs that only looks at a directory, copies or deletes: as root, whom SELinux lets at it."""
+OURS = ("--rm", "--pull", "never", "--user", "0", "--security-opt", "label=disable")
+"""How a container of ours runs: as root, whom SELinux lets at a directory of the user's."""
+THROWAWAY = (*OURS, "--network", "none")
+"""How one does that only looks at a directory, copies or deletes."""
 
 
-def bind(place: Path) -> str:
-    """Return what --mount is told of a directory, which is read as one line of CSV; it is seen as /data."""
+def bind(place: Path, target: str = "/data") -> str:
+    """Return what --mount is told of a directory, which is read as one line of CSV, and as what it is seen."""
     source = str(place).replace('"', '""')
-    return f'type=bind,"source={source}",target=/data'
+    return f'type=bind,"source={source}",target={target}'
 
 
 def unbindable(root: Path) -> tuple[str, str] | None:

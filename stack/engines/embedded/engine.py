@@ -13,6 +13,7 @@ from stack.engines.base import NO_OTHER, Engine, Service
 from stack.engines.checks import Check, checks_in
 from stack.engines.embedded import rights, shutdown
 from stack.engines.embedded.checks import Health, other_major
+from stack.engines.embedded.copies import Copies
 from stack.engines.embedded.data import Data
 from stack.engines.embedded.home import Home
 from stack.engines.embedded.inside import Inside
@@ -55,6 +56,7 @@ class Embedded(Engine):
     data: Data
     images: Programs
     inside: Inside
+    copies: Copies
 
     def __init__(self, settings: Settings, root: Path = ROOT, *, instead: str = "") -> None:
         super().__init__(settings, root)
@@ -63,6 +65,7 @@ class Embedded(Engine):
         self.data = Data(self.home, self.postmaster)
         self.inside = Inside(self.home, self.postmaster)
         self.images = Programs(self.home)
+        self.copies = Copies(self.home, self.inside, self.data)
         self.maker = Maker(self.home, self.data)
         self._instead = instead
 

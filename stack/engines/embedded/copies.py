@@ -1,0 +1,86 @@
+"""The cluster in data/embedded, copied by PostgreSQL's own programs for another checkout."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stack.engines.copies import COPY, Copy, answered, backing_up, script, single
+from stack.engines.embedded import rights, shutdown
+from stack.engines.embedded.data import Data
+from stack.engines.embedded.home import Home
+from stack.engines.embedded.inside import Inside
+from stack.ground.errors import Refused
+from stack.ground.run import PIPE, look, start
+from stack.server.address import LIBPQ
+from stack.server.programs import MAJOR
+
+
+class Copies:
+    """The cluster of one checkout."""
+
+    def __init__(self, home: Home, inside: Inside, data: Data) -> None:
+        self.home = home
+        self.inside = inside
+        self.data = data
+
+    @contextmanager
+    def backup(self, target: Path) -> Iterator[Copy]:
+        """Begin to make ready to copy the cluster, whose server runs and goes on, to a directory that is empty."""
+        name, *options = backing_up(self.inside.running().endpoint, str(target))
+        cure = (
+            f"Mend that, then type the command again. Or first `invoke down` in {self.home.root}: what is stopped is"
+            " copied as files."
+        )
+        with self._begun([str(self.home.programs / name), *options], target, cure) as copy:
+            yield copy
+
+    @contextmanager
+    def copy(self, target: Path) -> Iterator[Copy]:
+        """Do the same while no server is at work on it. Raises Refused when one is."""
+        self._refuse_if_used()
+        argv = ["sh", "-c", COPY, "sh", str(self.home.directory), str(target)]
+        cure = f"Look at it with `invoke doctor` in {self.home.root}, then type the command again."
+        with self._begun(argv, target, cure) as copy:
+            yield copy
+        self._refuse_if_used()
+
+    @contextmanager
+    def _begun(self, argv: list[str], target: Path, cure: str) -> Iterator[Copy]:
+        program = start(
+            ["sh", *script(str(target), "", argv)], dict.fromkeys(LIBPQ, ""), stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+        copy = Copy(program, self.home.directory, cure)
+        try:
+            yield copy
+        finally:
+            copy.rest()
+
+    def _refuse_if_used(self) -> None:
+        """Raise Refused when a server is at work on the files, or what is left of one."""
+        directory, found = self.home.directory, self.data.holders(self.home.directory)
+        if found or self.inside.postmaster.process() or shutdown.remains(directory):
+            raise Refused(
+                f"{directory} is in use by {found[0].who if found else 'a server'}, and what a server changes cannot be"
+                " copied as files. Nothing was done.",
+                cure=f"Type `invoke down` in {self.home.root}, then the command again.",
+            )
+
+    def alone(self, cluster: Path, sql: str) -> list[str]:
+        """Run SQL in a cluster that nobody serves, and return the first column. Raises StackError when it fails."""
+        if self.home.account and cluster.stat().st_uid != self.home.account.uid:
+            rights.give(cluster, self.home.account)
+        way = self.home.way_to(cluster)
+        name, *options = single(str(cluster))
+        with tempfile.TemporaryFile() as file:
+            file.write(sql.encode())
+            file.seek(0)
+            argv = [*way.prefix, str(self.home.programs / name), *options]
+            told = look(argv, way.env, timeout=3600, stdin=file, rights=way.rights)
+        return answered(cluster, told.stdout, told.stderr, told.returncode)
+
+    def major(self) -> int:
+        """Return the major version of the server that would be started."""
+        return MAJOR

@@ -1,8 +1,9 @@
-"""Save points of both stores against those of the database alone; a seed brought back against one applied."""
+"""Save points of both stores against those of the database alone; a seed, and data for a second checkout."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -89,6 +90,38 @@ def counted(measure: Measure) -> Measure:
     return measured
 
 
+def beside(site: Site) -> None:
+    """Prepare a database of the middle size, and a second checkout, in `data/` so that it goes with the first."""
+    filled("middle")(site)
+    clear(site)
+    second = site.root / "data" / "second"
+    kept = shutil.ignore_patterns("data", "bare", ".env", "*.sql")
+    shutil.copytree(site.root, second, ignore=kept, dirs_exist_ok=True)
+    (second / "data").mkdir(exist_ok=True)
+
+
+def without_data(site: Site) -> None:
+    """Delete what was copied the last time, and let the disk catch up."""
+    site.as_root("rm -rf second/data/pg by-hand && mkdir by-hand")
+    quiet(site, left=0)
+
+
+def born(site: Site) -> float:
+    """Fill the second checkout, and see to it that it is a cluster."""
+    second = site.root / "data" / "second"
+    seconds = run(second, *INVOKE, "init", "--isolated", "--data", "--from", str(site.root))
+    site.as_root("[ -s second/data/pg/PG_VERSION ] && [ -e second/data/pg/backup_label ]")
+    return seconds
+
+
+def base_backup(site: Site) -> float:
+    """Take a base backup, as the image's own rules let it be taken: from beside the server."""
+    server, user, folder = f"{site.settings.project}-postgres", site.settings.user, site.root / "data" / "by-hand"
+    return run(site.root, "docker", "run", "--rm", "--pull=never", f"--network=container:{server}",
+               f"--volume={folder}:/w", "--user=0", "--entrypoint=pg_basebackup", site.image,
+               "--host=127.0.0.1", f"--username={user}", "--pgdata=/w", "--checkpoint=fast")  # fmt: skip
+
+
 ROWS = (
     Row("both-snapshot", "invoke snapshot, {middle} MB and a fifth of that in Convex", "all", with_convex, clear,
         invoke("snapshot", "bench"), (("invoke snapshot --only pg", invoke(*PG), 1.3),), most=5),
@@ -98,4 +131,6 @@ ROWS = (
         (("restore --only pg, 1.2 x (stop, up --wait of the backend)", database_and_backend, 1.0),), most=5),
     Row("fresh", "invoke fresh, {inserts} INSERTs, again", "postgres", seeded, lambda site: quiet(site, left=2),
         counted(invoke("fresh")), (("the first time", counted(invoke("fresh", "--no-cache")), 0.05),), most=5),
+    Row("init-data", "invoke init --isolated --data, {middle} MB, up meanwhile", "postgres", beside, without_data, born,
+        (("pg_basebackup of it", base_backup, 1.2),), most=5),
 )  # fmt: skip

@@ -42,7 +42,7 @@ class Health:
 
     @check("env file")
     def platform(self) -> Findings:
-        """What runs the stack answers, lets you in, and is new enough: Docker 25 with Compose 2.24, or PostgreSQL 17.
+        """What runs the stack answers, lets you in and is new enough: Docker 25 or podman, Compose 2.24; PostgreSQL 17.
 
         The message names what is missing: the program, the daemon, your permission, or the version.
         """

@@ -22,7 +22,7 @@ from stack.engines.docker.plan import POSTGRES, Plan
 from stack.engines.docker.preflight import Preflight
 from stack.engines.docker.starting import Starting
 from stack.engines.docker.volumes import Volumes
-from stack.engines.docker.words import explain
+from stack.engines.docker.words import PODMAN, VERSIONS, explain
 from stack.ground.errors import StackError
 from stack.ground.run import Command, do, look
 from stack.ground.settings import ROOT, Settings
@@ -33,6 +33,7 @@ FIRST_START = 20.0
 """Seconds that `down` gives a first start to end by itself; it takes two or three."""
 NEXT_CHECK = 15.0
 """Seconds within which Docker checks a service anew that was paused: the interval in the Compose files is ten."""
+_UP = ("up", "--detach", "--pull", "never")
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
 
@@ -153,9 +154,19 @@ class Docker(Engine):
                 ) from None
         if self.plan.guarded_volumes():
             self.volumes.make()
-        starting = Starting(self.plan.compose("up", "--detach", "--pull", "never"), self.images.explain)
+        argv = self.plan.compose(*_UP)
+        starting = Starting(argv, self.images.explain, self._for_podman)
         _ = self.plan.config  # worked out beside it
         return starting
+
+    def _for_podman(self, said: str) -> tuple[list[str], str] | None:
+        """Return how to start on podman, for which Compose refuses a key of the health checks; None for another reason.
+
+        It says so of every engine whose API is older than 1.44, and podman's is 1.41 (containers/podman#26505).
+        """
+        if "start_interval" not in said or not look(["docker", *VERSIONS["Engine"]]).stdout.startswith(PODMAN):
+            return None
+        return self.plan.compose("-f", "-", *_UP), self.plan.without_start_interval()
 
     def stop(self) -> None:
         """Stop and remove containers and network, those of other layers and of a former name too. Data stays."""

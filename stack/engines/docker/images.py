@@ -11,8 +11,9 @@ from stack.ground.errors import StackError
 from stack.ground.run import do, look
 from stack.server.programs import MAJOR
 
-# Docker's (docker/compose#12977), and podman's (frostyard/intuneme#51).
+# Docker's words, and podman's under the name docker: docker/compose#12977, frostyard/intuneme#51.
 _NO_COMMAND = "no command specified|no command or entrypoint provided"
+_MISSING = "No such image|image not known"
 
 
 class Images:
@@ -24,9 +25,8 @@ class Images:
     def missing(self) -> list[str]:
         """Return the images that this stack needs and this machine does not have."""
         images = {service["image"] for service in self.plan.config["services"].values() if "image" in service}
-        return sorted(
-            image for image in images if "No such image" in look(["docker", "image", "inspect", image]).stderr
-        )
+        asked = {image: look(["docker", "image", "inspect", image]).stderr for image in images}
+        return sorted(image for image, said in asked.items() if re.search(_MISSING, said))
 
     def pull(self, *, missing: bool = False) -> None:
         """Fetch the images, or the missing ones, with Compose's own progress. Raises StackError when that fails."""

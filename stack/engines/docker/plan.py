@@ -191,6 +191,16 @@ class Plan:
             usual = usual.replace(f"    volumes:\n      - ./data/{name}:{target}:z\n", "")
         return any(word in usual for word in ("volumes", "extends", "include", "replicas", "scale"))
 
+    def without_start_interval(self) -> str:
+        """Return a layer that takes that key from the health checks, which are then made more often instead."""
+        checks = {name: spec.get("healthcheck") or {} for name, spec in self.config["services"].items()}
+        lines = (
+            f"  {json.dumps(name)}: {{healthcheck: {{start_interval: !reset null, interval: 5s}}}}\n"
+            for name, check in checks.items()
+            if "start_interval" in check
+        )
+        return f"services:\n{''.join(lines)}"
+
     def refuse_twins(self) -> None:
         """Raise Refused when the layers give one directory to two servers."""
         owners: dict[str, str] = {}

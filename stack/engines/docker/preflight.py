@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 from stack.engines.docker import mountable
 from stack.engines.docker.containers import Containers
@@ -13,6 +14,7 @@ from stack.engines.docker.published import publishes
 from stack.engines.docker.volumes import Volumes
 from stack.ground import disk, ports, regular
 from stack.ground.errors import Refused, StackError
+from stack.ground.run import look
 from stack.ground.talk import say
 from stack.server import pgdata
 from stack.server.programs import MAJOR
@@ -123,7 +125,23 @@ class Preflight:
         # One that keeps ending has its port one moment and not the next.
         if any(row["project"] == self.plan.settings.project and row["state"] == "restarting" for row in rows):
             return ""
-        return ports.why_not_free(address, port)
+        why = ports.why_not_free(address, port)
+        return "" if why and self._has(address, port, rows) else why
+
+    def _has(self, address: str, port: int, rows: list[dict[str, str]]) -> bool:
+        """Return whether this stack has a port that `docker ps` left out: podman's lists one of two adjacent ones."""
+        own = [row["id"] for row in rows if row["project"] == self.plan.settings.project and row["state"] == "running"]
+        told = look(["docker", "inspect", "--format", "{{json .HostConfig.PortBindings}}", *own]).stdout if own else ""
+        bindings = [
+            each
+            for line in filter(str.strip, told.splitlines())
+            for few in (json.loads(line) or {}).values()
+            for each in few
+        ]
+        return any(
+            each["HostPort"] == str(port) and publishes(f"{each['HostIp']}:{port}->1/tcp", address, port)
+            for each in bindings
+        )
 
     def check(self, freed: int | None = None) -> list[dict[str, str]]:
         """Do that, and return every container of this machine."""

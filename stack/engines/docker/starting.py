@@ -17,17 +17,25 @@ _VANISHING = re.compile(r"No such container|marked for removal|removal of contai
 
 
 class Starting:
-    """One such start."""
+    """One such start; `otherwise` may know another command line, and what it reads, for what was refused."""
 
-    def __init__(self, argv: list[str], explain: Callable[[str], StackError]) -> None:
-        self._argv = argv
-        self._explain = explain
+    def __init__(
+        self,
+        argv: list[str],
+        explain: Callable[[str], StackError],
+        otherwise: Callable[[str], tuple[list[str], str] | None],
+    ) -> None:
+        self._argv, self._input = argv, ""
+        self._explain, self._otherwise = explain, otherwise
         self._deadline = time.monotonic() + REMOVAL
         self._begin()
 
     def _begin(self) -> None:
         self._said: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the child
-        self._child = start(self._argv, stdout=self._said, stderr=self._said)
+        with tempfile.TemporaryFile("w+") as given:
+            given.write(self._input)
+            given.seek(0)
+            self._child = start(self._argv, stdin=given.fileno(), stdout=self._said, stderr=self._said)
 
     def go_on(self) -> bool:
         """Return whether everything was started; try again what met a container on its way out. Raises StackError."""
@@ -41,6 +49,10 @@ class Starting:
                 self._begin()
                 return False
             self._said.close()
+            if not self._input and (other := self._otherwise(said)):
+                self._argv, self._input = other
+                self._begin()
+                return False
             raise self._explain(said)
         return code == 0
 

@@ -14,7 +14,13 @@ from stack.ground.run import look
 
 NEEDED = {"Engine": (25, 0), "Compose": (2, 24)}
 """The oldest versions that serve: a health check's start_interval, and `!override` in a layer."""
-VERSIONS = {"Engine": ("version", "--format", "{{.Server.Version}}"), "Compose": ("compose", "version", "--short")}
+PODMAN = "podman"
+"""What the version of an engine begins with that is podman: it counts otherwise, and calls its own `Engine`'s."""
+_IF_PODMAN = f'{{{{range .Server.Components}}}}{{{{if eq .Name "Podman Engine"}}}}{PODMAN} {{{{end}}}}{{{{end}}}}'
+VERSIONS = {
+    "Engine": ("version", "--format", _IF_PODMAN + "{{.Server.Version}}"),
+    "Compose": ("compose", "version", "--short"),
+}
 # The last is the client's since Engine 29.
 _NO_ANSWER = (
     "Cannot connect to the Docker daemon|error during connect|docker daemon is not running"
@@ -74,6 +80,8 @@ def explain(stderr: str) -> StackError:
 def too_old(found: dict[str, str]) -> StackError | None:
     """Return what to say of versions, by component, of which one does not serve; None when all do."""
     for name, wanted in NEEDED.items():
+        if found.get(name, "").startswith(PODMAN):
+            continue
         if _version(found.get(name, "")) < wanted:
             return StackError(
                 f"Docker {name} {found[name]} is too old: the stack needs {wanted[0]}.{wanted[1]} or newer.",

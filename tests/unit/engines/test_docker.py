@@ -7,7 +7,7 @@ import pytest
 from stack.engines.docker.containers import _moment
 from stack.engines.docker.engine import Docker
 from stack.engines.docker.published import publishes
-from stack.engines.docker.words import _version, explain
+from stack.engines.docker.words import _version, explain, too_old
 from stack.ground import settings
 from stack.ground.errors import Refused
 from stack.server.address import Endpoint
@@ -252,7 +252,7 @@ def test_a_registry_is_asked_for_the_digest(
     assert docker.images.why_not(image) == f"no {asked} here"
 
 
-ROW = {"project": "convex-poc", "state": "running", "ports": "", "name": "mine"}
+ROW = {"id": "x", "project": "convex-poc", "state": "running", "ports": "", "name": "mine"}
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,90 @@ def test_a_port_of_our_own_is_not_taken(
     )
     assert taken in docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}])
     assert bool(taken) == bool(docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}]))
+
+
+# -- podman, whose words are those of 5.4.2 to Compose 2.26, as they were seen -----------------------------------------
+
+
+def test_podman_counts_otherwise_and_is_not_too_old() -> None:
+    assert too_old({"Engine": "podman 5.4.2", "Compose": "2.26.1"}) is None
+    assert "Compose 2.23.0 is too old" in str(too_old({"Engine": "podman 5.4.2", "Compose": "2.23.0"}))
+    assert "Engine 24.0.7 is too old" in str(too_old({"Engine": "24.0.7", "Compose": "2.26.1"}))
+
+
+REFUSED = "can't set healthcheck.start_interval as feature require Docker Engine v25 or later"
+
+
+@pytest.mark.parametrize(
+    ("engine", "said", "other"),
+    [
+        ("podman 5.4.2", REFUSED, True),
+        ("24.0.7", REFUSED, False),  # update it, we say
+        ("podman 5.4.2", "no space left on device", False),
+        ("", REFUSED, False),
+    ],
+)
+def test_only_podman_is_started_without_what_it_refuses(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, engine: str, said: str, other: bool
+) -> None:
+    class Told:
+        def __init__(self, argv: list[str]) -> None:
+            assert argv[:2] == ["docker", "version"]
+            self.stdout = f"{engine}\n"
+
+    monkeypatch.setattr("stack.engines.docker.engine.look", Told)
+    docker.plan.__dict__["config"] = {
+        "services": {"a": {"healthcheck": {"start_interval": "1s"}}, "b": {"healthcheck": {"interval": "1s"}}, "c": {}}
+    }
+    found = docker._for_podman(f" Container a  Creating\n{said}\n")
+    assert (found is not None) == other
+    if found:
+        argv, layer = found
+        assert argv[argv.index("up") - 2 :] == ["-f", "-", "up", "--detach", "--pull", "never"]
+        assert layer == 'services:\n  "a": {healthcheck: {start_interval: !reset null, interval: 5s}}\n'
+
+
+@pytest.mark.parametrize(
+    ("ports", "bound", "ours"),
+    [
+        ("127.0.0.1:6000->3210/tcp", [("127.0.0.1", "6000"), ("127.0.0.1", "6001")], True),
+        ("127.0.0.1:6000->3210/tcp", [("", "6001")], True),
+        ("127.0.0.1:6000->3210/tcp", [("127.0.0.1", "6000")], False),
+        ("127.0.0.1:6000->3210/tcp", [("127.0.0.2", "6001")], False),
+        ("", [], False),
+    ],
+)
+def test_the_second_of_two_adjacent_ports_that_podman_leaves_out_is_ours(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, ports: str, bound: list[tuple[str, str]], ours: bool
+) -> None:
+    class Told:
+        def __init__(self, argv: list[str]) -> None:
+            assert argv[-1] == "x"
+            few = [{"HostIp": address, "HostPort": port} for address, port in bound]
+            self.stdout = json.dumps({f"{number}/tcp": [each] for number, each in enumerate(few)} or None) + "\n"
+
+    monkeypatch.setattr("stack.engines.docker.preflight.look", Told)
+    monkeypatch.setattr("stack.ground.ports.why_not_free", lambda _address, port: f"Port {port} is taken.")
+    row = {**ROW, "id": "x", "ports": ports}
+    assert docker.preflight._taken("127.0.0.1", 6001, [row]) == ("" if ours else "Port 6001 is taken.")
+    assert docker.preflight._taken("127.0.0.1", 6001, [{**row, "project": "anothers"}]) == "Port 6001 is taken."
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ("Error response from daemon: No such image: a:1", True),
+        ("Error: a:1: image not known", True),
+        ("Cannot connect to the Docker daemon at unix:///x", False),
+        ("", False),
+    ],
+)
+def test_an_image_that_is_not_here(docker: Docker, monkeypatch: pytest.MonkeyPatch, said: str, missing: bool) -> None:
+    class Told:
+        stderr = said
+
+    monkeypatch.setattr("stack.engines.docker.images.look", lambda _argv: Told)
+    assert with_config(docker, image="a:1").images.missing() == ["a:1"] * missing
 
 
 # -- machines with SELinux ------------------------------------------------------------------------------------------

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
-from shutil import which
 
 if sys.platform == "win32":
     sys.stderr.write(
@@ -19,6 +15,11 @@ if sys.version_info < (3, 10):  # noqa: UP036 - who has an older one is told
         " newer one, as the README says, then type the command again.\n"
     )
     raise SystemExit(2)
+
+import os
+import subprocess
+from pathlib import Path
+from shutil import which
 
 import nox
 

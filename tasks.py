@@ -71,11 +71,12 @@ def restart(c: Context, service: str = "", timeout: int = 60) -> None:
     """Restart one service, or all, and return when everything is usable."""
     from stack.engines import choose
     from stack.ground.talk import say
-    from stack.verbs import wait
+    from stack.verbs import keeper, wait
 
     with choose.changing(ROOT) as chosen:
         chosen.restart(service)
         wait.wait_usable(chosen, timeout)
+        keeper.go_on(chosen)
     say("Everything is usable again.")
 
 
@@ -340,6 +341,35 @@ def drop_fork(c: Context, name: str = "", yes: bool = False) -> None:
 
     with choose.changing(ROOT) as chosen:
         fork.end(chosen, name, yes=yes)
+
+
+@task(
+    help={
+        "name": "Of which snapshot (default: only show the pool that is there).",
+        "size": "How many copies there are at most, ready and taken (default: 16).",
+        "json": "Print JSON, without a name.",
+    }
+)
+def pool(c: Context, name: str = "", size: int = 0, json: bool = False) -> None:
+    """Keep copies of a snapshot ready for tests: `SELECT stack.take()` in the database postgres hands one out."""
+    from stack.engines import choose
+    from stack.verbs import pool
+
+    if name or size:
+        with choose.changing(ROOT) as chosen:
+            pool.make(chosen, name, size)
+    else:
+        pool.print_it(choose.choose(ROOT), as_json=json)
+
+
+@task
+def drop_pool(c: Context) -> None:
+    """End the pool; copies that are taken go with the sessions that took them."""
+    from stack.engines import choose
+    from stack.verbs import pool
+
+    with choose.changing(ROOT) as chosen:
+        pool.end(chosen)
 
 
 @task(help={"dry-run": "Only show what would go.", **YES})

@@ -18,7 +18,7 @@ GROUPS = {
     "Work with it": ("psql", "env", "dashboard", "admin-key"),
     "Data": ("seed", "fresh", "dump", "load", "reset", "reset-data"),
     "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "guard", "drop-snapshot"),
-    "More databases": ("fork", "forks", "drop-fork"),
+    "More databases": ("fork", "forks", "drop-fork", "pool", "drop-pool"),
     "When it does not work, and settings": ("doctor", "init", "stacks", "retire"),
 }
 """The commands in order of first use."""

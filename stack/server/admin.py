@@ -125,19 +125,19 @@ class Cluster:
         statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
         self.connection.execute(statement.format(sql.Identifier(database), sql.Literal(text)))
 
-    def copy(self, source: str, target: str, *, limit: int, comment: str) -> None:
+    def copy(self, source: str, target: str, *, limit: int, comment: str, logged: bool = False) -> None:
         """Copy a database with its owner, settings and grants. Nobody may enter the copy until `allow`.
 
         Ends the sessions on the source; new ones wait in the server meanwhile. The limit is on the copy from its first
         moment, the comment right after.
         """
         owner = self.rows("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", source)[0][0]
-        # FILE_COPY writes each page once; the default strategy writes it to the log as well.
-        statement: LiteralString = (
-            "CREATE DATABASE {} TEMPLATE {} OWNER {} STRATEGY FILE_COPY ALLOW_CONNECTIONS false CONNECTION LIMIT "
-        )
+        # FILE_COPY writes each page once, and all that is unwritten in the server twice (checkpoints); the other way,
+        # `logged`, writes each page to the log as well, and nothing else: that is for small ones, again and again.
+        statement: LiteralString = "CREATE DATABASE {} TEMPLATE {} OWNER {} ALLOW_CONNECTIONS false STRATEGY "
+        strategy: LiteralString = "WAL_LOG" if logged else "FILE_COPY"
         with self.alone(source):
-            self.run(statement + str(int(limit)), target, source, owner)
+            self.run(f"{statement}{strategy} CONNECTION LIMIT {int(limit)}", target, source, owner)
         self._copy_rules(source, target, owner, comment)
 
     def make_like(self, source: str, target: str, *, limit: int, comment: str) -> None:

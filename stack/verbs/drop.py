@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from stack.ground.errors import printable
-from stack.ground.talk import human
+from stack.ground.talk import human, say
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
-from stack.verbs import made_roles
+from stack.verbs import leases, made_roles
 from stack.verbs.forks import forks
 from stack.verbs.store import (
     DOOMED,
@@ -44,7 +44,11 @@ def clear_out(cluster: Cluster, snapshot: Snapshot) -> None:
 
 
 def doom(cluster: Cluster, snapshot: Snapshot) -> None:
-    """Give a snapshot and its spare up, within a transaction; they are dropped in the background."""
+    """Give a snapshot, its spare and its pool up, within a transaction; they are dropped in the background."""
+    if leases.end(cluster, snapshot.id):
+        say(
+            f"The pool of {snapshot.name} ends with it; copies that are handed out go with the sessions that have them."
+        )
     for each in all_stored(cluster):
         if each.ours and each.name in (snapshot.stored, SPARE + snapshot.id) and not each.half_dropped:
             give_up(cluster, each.name)

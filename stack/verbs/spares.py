@@ -18,7 +18,7 @@ from stack.ground.talk import confirm, counted, human, live, say
 from stack.ground.threads import begin
 from stack.server import waits
 from stack.server.admin import Cluster
-from stack.verbs import halves, wipe
+from stack.verbs import halves, leases, wipe
 from stack.verbs.drop import clear_all_but, drop_one, end_forks, give_way, what_goes
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
@@ -45,14 +45,16 @@ MARGIN = 100_000_000
 """Bytes of the disk that a snapshot leaves free, for the server to go on writing its log."""
 
 
-def keep_ready(engine: Engine) -> None:
-    """Make the spare that the next `restore` will want, and drop what is no longer wanted.
+def keep_ready(engine: Engine) -> bool:
+    """Make the spare that the next `restore` will want, drop what is no longer wanted; return whether a pool is there.
 
     This is what runs in the background: it gives way to whatever happens to the server.
     """
+    pool = False
     with suppress(StackError), administrator(engine, KEEPER) as cluster:
         cluster.rows("SELECT pg_advisory_lock(%s)", MAKER)
         cluster.rows("SELECT set_config('lock_timeout', '10s', false)")  # nobody sees what it waits for
+        pool = leases.in_use(cluster)
         end_forks(cluster)
         for _ in range(2):  # the second time there may be the room that the first has made
             wanted = wanted_snapshot(engine, cluster)
@@ -68,6 +70,7 @@ def keep_ready(engine: Engine) -> None:
                 break
     with suppress(StackError):
         wipe.sweep(engine)
+    return pool
 
 
 def clear(engine: Engine) -> None:
@@ -252,9 +255,9 @@ def go_on_in_background(engine: Engine) -> None:
     in_background(engine)
 
 
-def in_background(engine: Engine) -> None:
-    """Let `keep_ready` run in a process that outlives this one and its terminal."""
-    program = "from stack.engines import choose; from stack.verbs import spares; spares.keep_ready(choose.choose())"
+def in_background(engine: Engine, work: str = "in_background") -> None:
+    """Let what `keeper` does in the background run in a process that outlives this one and its terminal."""
+    program = f"from stack.engines import choose; from stack.verbs import keeper; keeper.{work}(choose.choose())"
     with suppress(StackError):  # what was asked for is done, and a spare is a convenience
         begin(start([sys.executable, "-c", program], outlives=engine.root).wait)
 

@@ -22,7 +22,9 @@ SNAPSHOT, SPARE, DOOMED, UNDO = (f"stack-{part}-" for part in ("snapshot", "spar
 """What our databases are called, before 32 hexadecimal digits; a spare has the digits of its snapshot."""
 MAKING = "stack_making_"
 """The same of one that is being made: a file that fills it may say its name without quotes, as `:DBNAME` does."""
-OURS = "^stack([-_])(snapshot|spare|making|doomed|undo)\\1[0-9a-f]{32}$"
+POOL = "stack_pool_"
+"""The same before a number of one that `stack.take()` hands out: people see it."""
+OURS = "^(stack([-_])(snapshot|spare|making|doomed|undo)\\2[0-9a-f]{32}|stack_pool_[1-9][0-9]{0,17})$"
 MARK = 0x57AC57AC
 """The connection limit of our databases: a name may be anybody's, and CREATE DATABASE sets this along with it.
 
@@ -141,8 +143,8 @@ class Stored(NamedTuple):
     @property
     def ours(self) -> bool:
         """Whether it is ours, by more than the name. Before there was a mark, snapshots told all facts."""
-        if self.half_dropped:
-            return (self.comment or "").startswith(COMMENT)
+        if self.half_dropped or self.name.startswith(POOL):  # whoever has one of a pool may change its limit
+            return (self.comment or "").startswith(COMMENT) or self.limit == MARK
         if self.name.startswith(MAKING) and (self.limit == FILLING or (self.comment or "").startswith(COMMENT)):
             return True  # the file that fills it may change one of the two
         return self.limit == MARK or (self.name.startswith(SNAPSHOT) and read_facts(self.comment).keys() >= BEFORE)
@@ -156,6 +158,11 @@ class Stored(NamedTuple):
     def is_kept(self) -> bool:
         """Whether it is what `undo` brings back."""
         return self.ours and self.name.startswith(UNDO) and not self.half_dropped
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it is one of a pool: its keeper alone drops it, until that has failed."""
+        return self.ours and self.name.startswith(POOL) and not (self.half_dropped or self.reason)
 
     @property
     def reason(self) -> str:
@@ -268,7 +275,8 @@ def free_name(there: list[Snapshot]) -> str:
 
 def unwanted_copies(cluster: Cluster, spare: str = SPARE) -> list[Stored]:
     """Return our databases that are no longer wanted: all but the snapshots, and those whose name begins as `spare`."""
-    found = [each for each in all_stored(cluster) if each.ours and not (each.is_snapshot or each.is_kept)]
+    there = all_stored(cluster)
+    found = [each for each in there if each.ours and not (each.is_snapshot or each.is_kept or each.is_pooled)]
     return [each for each in found if each.half_dropped or not (spare and each.name.startswith(spare))]
 
 

@@ -7,7 +7,7 @@ from stack.ground import ports
 from stack.ground.errors import StackError
 from stack.ground.settings import DEFAULTS
 from stack.ground.talk import say
-from stack.verbs import exchange
+from stack.verbs import exchange, keeper
 from stack.verbs.wait import NotStarted, Stopped, finish, wait_usable
 
 
@@ -39,6 +39,8 @@ def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
         _start_again_if_stopped(engine, timeout, wait)
     if wait and exchange.settle_after_start(engine):
         wait_usable(engine, timeout)
+    if wait and any((engine.root / "data").glob(".*-snapshots")):  # without one there is no pool
+        keeper.go_on(engine)
     if door := open_door(engine):
         say(f"Warning: {door[0]} {door[1]}")
 

@@ -76,7 +76,8 @@ def test_every_command_of_the_house_is_there() -> None:
     names = {
         "up", "down", "restart", "status", "logs", "wait-healthy", "psql", "env", "seed", "reset", "reset-data",
         "init", "admin-key", "dashboard", "dump", "load", "snapshot", "restore", "snapshots", "drop-snapshot",
-        "doctor", "undo", "diff", "guard", "fresh", "fork", "forks", "drop-fork", "stacks", "retire",
+        "doctor", "undo", "diff", "guard", "fresh", "fork", "forks", "drop-fork", "pool", "drop-pool", "stacks",
+        "retire",
     }  # fmt: skip
     assert set(COLLECTION.task_names) == names
 

@@ -19,11 +19,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import both, plot, rows, saves
+from bench import both, plot, pool, rows, saves
 from bench.rows import Row
 from bench.sites import Failed, Site, images, sites
 
-ROWS = (*rows.ROWS, *saves.ROWS, *both.ROWS)
+ROWS = (*rows.ROWS, *saves.ROWS, *both.ROWS, *pool.ROWS)
 RESULTS = Path(__file__).parent / "results"
 SIZES = {
     "interval": 10,
@@ -34,8 +34,19 @@ SIZES = {
     "rounds": 20,
     "middle": 1000,
     "large": 4000,
+    "leases": 1000,
 }
-TINY = {"interval": 1, "inserts": 2_000, "megabytes": 10, "small": 1, "loop": 2, "rounds": 2, "middle": 5, "large": 10}
+TINY = {
+    "interval": 1,
+    "inserts": 2_000,
+    "megabytes": 10,
+    "small": 1,
+    "loop": 2,
+    "rounds": 2,
+    "middle": 5,
+    "large": 10,
+    "leases": 10,
+}
 ENOUGH = 5
 """Runs below which a median judges nothing."""
 

@@ -178,23 +178,24 @@ def fresh(c: Context, cache: bool = True, yes: bool = False) -> None:
 
 @task(
     help={
-        "file": "Where to: SQL for .sql, .sql.gz and .sql.zst, else an archive; - is stdout (default: a dated archive"
-        " in backups/, or stdout where that is a file or a pipe)."
+        "file": "Where to: SQL for .sql, .sql.gz and .sql.zst, both stores for .stack, else an archive; - is stdout"
+        " (default: a dated archive in backups/, or stdout where that is a file or a pipe).",
+        "all": "Both stores in one file, at one moment: the database and Convex.",
     }
 )
-def dump(c: Context, file: str = "") -> None:
-    """Write the whole database to a file that any engine can load."""
+def dump(c: Context, file: str = "", all: bool = False) -> None:
+    """Write the whole database, or with --all Convex too, to a file that any engine can load."""
     from stack.engines import choose
     from stack.sql import formats
-    from stack.verbs import dump
+    from stack.verbs import dump_all
 
-    dump.dump(choose.choose(ROOT), file or formats.redirected())
+    dump_all.dump(choose.choose(ROOT), file or formats.redirected(), everything=all)
 
 
 @task(
     help={
-        "file": "A dump or SQL, compressed or not; - is stdin.",
-        "clean": "Replace what is in the database; `invoke undo` brings it back.",
+        "file": "A dump, SQL, or a file with both stores, compressed or not; - is stdin.",
+        "clean": "Replace what is in the database, and Convex by that of the file; `invoke undo` brings it back.",
         "encoding": "What SQL is in that does not say it, such as LATIN1 (default: the database's, UTF-8).",
         "database": "Which database's content to load, of a file with several, as pg_dumpall makes.",
         "trust": "Let it run programs and write files on this machine, as psql would.",
@@ -210,7 +211,7 @@ def load(
     database: str = "",
     trust: bool = False,
 ) -> None:
-    """Bring a dump or a file of SQL into the database, all or nothing."""
+    """Bring a dump or a file of SQL into the database, or a file with both stores into both, all or nothing."""
     from stack.engines import choose
     from stack.verbs import load
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 from stack.engines.backend import Copying, Still
 from stack.engines.base import NO_OTHER, Engine, Service, Start
@@ -42,6 +43,15 @@ class FakeBackend:
         self, source: Path, target: Path, image: str, *, still: bool = False
     ) -> AbstractContextManager[Copying]:
         raise AssertionError("nothing is to be copied")
+
+    def packed(self, directory: Path) -> AbstractContextManager[IO[bytes]]:
+        raise AssertionError("nothing is to be packed")
+
+    def unpacking(self, directory: Path) -> AbstractContextManager[IO[bytes]]:
+        raise AssertionError("nothing is to be unpacked")
+
+    def instance(self) -> str:
+        return ""
 
     def still(self) -> AbstractContextManager[Still]:
         raise AssertionError("nothing is to stand still")

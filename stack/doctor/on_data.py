@@ -148,13 +148,13 @@ def leftovers(case: Case) -> Findings:
 
 @check("log in")
 def pair(case: Case) -> Findings:
-    """No restore of the database and Convex was interrupted between the two.
+    """No restore or load of the database and Convex was interrupted between the two.
 
-    `--fix` lets Convex follow, or takes the restore back; so do `invoke up` and the next command that changes data.
+    `--fix` lets Convex follow, or takes it back; so do `invoke up` and the next command that changes data.
     """
     if exchange.marks(case.root):
         yield warning(
-            "A restore was interrupted between the database and Convex: they may be of two moments.",
+            "A restore or load was interrupted between the database and Convex: they may be of two moments.",
             "Type `invoke up`, which finishes it.",
             lambda: exchange.settle_after_start(case.engine),
         )

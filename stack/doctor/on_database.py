@@ -10,7 +10,7 @@ from stack.engines.checks import Findings, check, failed, ok, skipped, warning
 from stack.ground.errors import Refused
 from stack.ground.talk import counted, human
 from stack.server import pgdata
-from stack.verbs import people, spares
+from stack.verbs import leftovers, people, spares
 
 SKEW = 5.0
 """Seconds that the database's clock may differ; a virtual machine that slept is minutes behind."""
@@ -164,7 +164,7 @@ def unfinished_copies(case: Case) -> Findings:
     `--fix` drops it, or the message says what is in the way; a database that only is called like one is yours.
     """
     try:
-        left = spares.left(case.engine)
+        left = leftovers.left(case.engine)
     except Refused as error:  # it runs with other settings than those of now
         yield skipped(error.what)
         return

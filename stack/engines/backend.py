@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from stack.ground.volume import Place
 
@@ -53,6 +53,15 @@ class Convex(Protocol):
 
         `still`: it is to be copied while the backend stands still.
         """
+
+    def packed(self, directory: Path) -> AbstractContextManager[IO[bytes]]:
+        """Give a directory as a tar, whoever owns what is in it. Raises StackError."""
+
+    def unpacking(self, directory: Path) -> AbstractContextManager[IO[bytes]]:
+        """Give what a tar is written to that is unpacked into a directory, and on the disk when this is left."""
+
+    def instance(self) -> str:
+        """Return the name of its instance; empty where there is no backend."""
 
     def still(self) -> AbstractContextManager[Still]:
         """Let the backend stand still until this is left, or `go_on`; it does so too when this process is killed."""

@@ -59,6 +59,17 @@ def format_of(file: str) -> Format:
     return next((_BY_ENDING[each] for each in _BY_ENDING if name.endswith(each)), ARCHIVE)
 
 
+def is_stack_file(file: str, *, everything: bool) -> bool:
+    """Return whether both stores are written to a file of that name. Raises Refused for an ending of something else."""
+    name = file.lower()
+    if everything and (_NOT_WRITTEN.search(name) or name.endswith((*_BY_ENDING, ".dump"))):
+        raise Refused(
+            f"With --all a file with both stores is written, and {file} is the name of another kind. Nothing was done."
+            f" Type `invoke dump {typed(file.rpartition('.')[0] + '.stack')}`."
+        )
+    return everything or name.endswith(".stack")
+
+
 def redirected() -> str:
     """Return `-` when stdout was sent into a file or a pipe, and say so; nothing for a terminal or /dev/null."""
     try:

@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from stack.ground.errors import Refused
 from stack.ground.files import typed
 from stack.ground.talk import say
-from stack.sql import archives, encodings
+from stack.sql import archives, encodings, stackfile
 from stack.sql.unpack import damage_told, spooled, unpacked
 
 HEAD = 1024
@@ -40,6 +40,8 @@ class Source:
         """Its bytes as they are stored."""
         self.encoding = ""
         """What psql is to take its bytes for, by PostgreSQL's name; empty when the file says so, or it is the usual."""
+        self.stack_file: stackfile.StackFile | None = None
+        """The file with both stores of which it is the database's part."""
         self._begun, self._at = bytearray(), 0
         """What was looked at, and how much of that was read."""
         self.head = self._look(0, HEAD)
@@ -128,7 +130,20 @@ def opened(file: str, encoding: str = "") -> Iterator[Source]:
     name = STDIN if file == "-" else file
     with _raw(file) as raw, unpacked(raw, name, "FILE" if file == "-" else typed(file)) as stream:
         source = Source(name, os.fstat(raw.fileno()).st_size, raw.tell, stream.read)
+        if stackfile.begins(source.head):
+            _refuse_encoding(source, encoding)
+            with raw if stream is raw else _whole(source, name) as whole:
+                yield _of_both(stackfile.StackFile(whole, name))
+            return
         yield _archive(source, encoding) if source.is_archive else _text(source, python, told)
+
+
+def _of_both(file: stackfile.StackFile) -> Source:
+    """Return the database's part of a file with both stores."""
+    part = file.database()
+    source = Source(file.name, file.database_size, part.tell, part.read)
+    source.stack_file = file
+    return source
 
 
 def _archive(source: Source, encoding: str) -> Source:
@@ -241,9 +256,9 @@ def _stream(file: str, mode: int) -> IO[bytes]:
     return Path(file).open("rb")
 
 
-def _whole(stream: IO[bytes], name: str) -> IO[bytes]:
+def _whole(stream: IO[bytes] | Source, name: str) -> IO[bytes]:
     try:
-        return spooled(stream)
+        return spooled(cast("IO[bytes]", stream))
     except OSError as error:
         raise Refused(
             f"{name} cannot be kept in {tempfile.gettempdir()} while it is read: {error.strerror}. Nothing was done."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from stack.server.admin import Cluster
 from stack.server.queries import GOT_IN, SETTINGS, STUCK, TOO_LONG, WRITES
 from stack.server.session import LoginFailed
 from stack.verbs import drop, exchange, made_roles, spares, store
+from stack.verbs.arriving import Arriving
 from stack.verbs.login import administrator
 from stack.verbs.store import FILLING, MAKING, MARK
 
@@ -45,8 +46,10 @@ class Aside:
         """The roles that were made for it."""
         self.read: set[Path] = set()
         """The files that what filled it names."""
-        self.kept = False
-        """Whether `undo` brings back what it replaces."""
+        self.half: Arriving | None = None
+        """What of Convex goes with it."""
+        self.kept = self.half_kept = False
+        """Whether `undo` brings back what it replaces; or of that, Convex alone."""
         self.stuck = ""
         """The statement that waited for a lock which only the exchange gives free."""
 
@@ -69,6 +72,10 @@ class Aside:
         with self.cluster.within(self.name) as session, suppress(Error):
             session.execute("DROP SCHEMA public")
 
+    def keep_back(self, cluster: Cluster, by: str, *, shut: bool) -> None:
+        """Take the user's database out of its place, within the transaction that exchanges it."""
+        self.kept = drop.keep_back(cluster, by, shut=shut, half=self.half.kept if self.half else drop.Beside())
+
     def make_ready(self, cluster: Cluster) -> None:
         """Let it be as the user's is, within the transaction that gives it the user's name in the end."""
         comment, limit, template = self.marks(cluster)
@@ -86,11 +93,14 @@ class Aside:
 
 
 @contextmanager
-def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) -> Iterator[Aside]:
+def exchanged(
+    engine: Engine, by: str, *, afresh: bool, room: int, yes: bool, half: Arriving | None = None
+) -> Iterator[Aside]:
     """Give a database aside, to be filled, and put it in the place of the user's when this is left without an error.
 
-    It is empty with `afresh`, else a copy of the user's, which nobody may then enter until this is left, since what
-    they write would be lost. `by` is the command, as it is typed; `room` the bytes that are needed at least.
+    A `half` goes with it: Convex's directory. The database is empty with `afresh`, else a copy of the user's, which
+    nobody may then enter until this is left, since what they write would be lost. `by` is the command, as it is typed;
+    `room` the bytes that are needed at least.
     """
     with exchange.at_work(engine) as cluster:
         if cluster.oid(cluster.database) is None:
@@ -102,10 +112,11 @@ def exchanged(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool) ->
         spares.in_background(engine)  # it waits for our lock, and clears up at once should we be killed
         with ExitStack() as stack:
             before = made_roles.there(cluster)
-            stack.push(lambda kind, *_: _clear_up(cluster, before if kind else None))
+            stack.push(lambda kind, *_: spares.clear_making(cluster, before if kind else None))
             # It ends first: what a Ctrl-C has left open in it would keep the clearing up waiting for ever.
             second = stack.enter_context(_second(cluster))
             place = Aside(engine, cluster, MAKING + uuid.uuid4().hex)
+            place.half = half
             if afresh:
                 cluster.make_like(cluster.database, place.name, limit=MARK, comment=store.made_comment())
             else:
@@ -154,7 +165,7 @@ def _copy_and_take_away(place: Aside, second: Cluster, by: str) -> None:
             if attempt == TRIES - 1:
                 raise
         second.connection.execute("ROLLBACK")
-        _clear_up(cluster)
+        spares.clear_making(cluster)
     raise StackError(
         f"Somebody wrote to {database} each of the {TRIES} times that it was being copied, and what they wrote would be"
         " lost. Nothing was done. End that program, then type the command again."
@@ -182,7 +193,7 @@ class _Queue:
     def _take(self) -> None:
         self._entered = True
         self._second.connection.execute("BEGIN")
-        self._place.kept = drop.keep_back(self._second, self._by, shut=False)
+        self._place.keep_back(self._second, self._by, shut=False)
 
     def wait(self, done: threading.Event) -> None:
         """Wait in the server until it has been copied, from the moment on that the copy has its lock."""
@@ -227,23 +238,36 @@ def _exchange(place: Aside, second: Cluster, by: str, *, taken_away: bool) -> No
     """Let the two databases exchange names, in one transaction."""
     import psycopg
 
-    cluster, database = place.cluster, place.cluster.database
+    cluster, database, half = place.cluster, place.cluster.database, place.half
     ours = cluster.oid(place.name)
     cluster.end_sessions(ours)
+    # Without the database `undo` still brings Convex back, for which another one stands.
+    alone = half and (not place.kept if taken_away else drop.what_goes(cluster, database))
+    stand_in = drop.make_stand_in(cluster, place.name, half.kept) if half and alone else ""
+    along = half.along(cluster, place.name) if half else nullcontext()
     try:
         if taken_away:
-            place.make_ready(second)
-            second.rename(place.name, database)
-            second.connection.execute("COMMIT")
+            with along:
+                place.make_ready(second)
+                _become(place, second, by, stand_in)
+                second.connection.execute("COMMIT")
             return
         spares.tell_sessions(cluster)
-        with second.alone(database), second.transaction():
+        with along, second.alone(database), second.transaction():
             place.make_ready(second)
-            place.kept = drop.keep_back(second, by)
-            second.rename(place.name, database)
+            place.keep_back(second, by, shut=True)
+            _become(place, second, by, stand_in)
     except psycopg.OperationalError as error:
         if not _has(place.engine, database, ours, str(error)):
             raise
+
+
+def _become(place: Aside, second: Cluster, by: str, stand_in: str) -> None:
+    """Give the database aside the name of the user's, which has another one by now, within a transaction."""
+    if place.half and stand_in and not place.kept:
+        drop.keep_convex_back(second, stand_in, by, place.half.kept)
+        place.half_kept = True
+    second.rename(place.name, place.cluster.database)
 
 
 def _has(engine: Engine, database: str, oid: int | None, said: str) -> bool:
@@ -257,22 +281,6 @@ def _has(engine: Engine, database: str, oid: int | None, said: str) -> bool:
             f" the two has it now cannot be asked: {error.what}\nBoth are whole. Type `invoke up`, then `invoke"
             " snapshots`: when it was exchanged, that names what `invoke undo` brings back."
         ) from None
-
-
-def _clear_up(cluster: Cluster, before: set[int] | None = None) -> None:
-    """Drop what was made aside and did not take its place, and the roles that were made for it.
-
-    With the roles that were there `before`, name those that are new and may be another's.
-    """
-    import psycopg
-
-    with suppress(psycopg.Error, LoginFailed):
-        for each in store.all_stored(cluster):
-            if each.ours and each.name.startswith(MAKING):
-                drop.drop_one(cluster, each)
-        made_roles.drop(cluster)
-        if before is not None:
-            made_roles.tell_left(cluster, before)
 
 
 def _watch(place: Aside, holder: int, done: threading.Event) -> None:

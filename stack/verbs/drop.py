@@ -34,7 +34,8 @@ from stack.verbs.store import (
 )
 
 BACK = "`invoke undo` takes that back."
-"""The last sentence of whatever can be undone."""
+HALF_BACK = "`invoke undo` takes back what became of Convex, and not the database."
+"""The last sentence of whatever can be undone, in part too."""
 
 
 def clear_out(cluster: Cluster, snapshot: Snapshot) -> None:

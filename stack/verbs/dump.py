@@ -6,7 +6,6 @@ import itertools
 import os
 import select
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime
@@ -31,66 +30,69 @@ def dump(engine: Engine, file: str) -> None:
     complete and on the disk. Raises StackError when pg_dump fails, and Refused for a terminal, a directory, a place
     among the stack's data, and an ending that would not be true.
     """
-    folder = engine.root / "backups"
-    _refuse_among_data(engine.root, file)
-    written = formats.format_of(file)
+    refuse_among_data(engine.root, file)
+    form = formats.format_of(file)
     with feed.session(engine) as name:
-        command = engine.client("pg_dump", *_options(engine, written), name=name)
-        before = written.pack(formats.preamble(_bare(engine, name))) if written.pack else b""
-        where = {"-": "stdout", "": str(folder)}.get(file, file)
+        command = engine.client("pg_dump", *options(engine, form), name=name)
+        before = form.pack(formats.preamble(_bare(engine, name))) if form.pack else b""
 
         def fill(output: IO[bytes]) -> None:
             output.write(before)
             output.flush()
-            _dump_into(engine, output, command, where)
+            _dump_into(engine, output, command, _where(engine, file))
 
-        try:
-            if file and not files.write("/dev/stdout" if file == "-" else file, fill):
-                if file != "-":
-                    say(f"Wrote the database to {file}.")
-                return
-            made = Path(file) if file else files.add(folder, _dated(), fill)
-        except IsADirectoryError:
-            inside = files.typed(Path(file, "my.dump"))
-            raise Refused(
-                f"{file} is a directory, and a dump is a file. Nothing was done. Name one: `invoke dump {inside}`."
-            ) from None
-        except OSError as error:
-            raise StackError(
-                f"{where} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
-            ) from None
-    say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
+        made = written(engine, file, fill, ".dump")
+    if made:
+        say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
+    elif file != "-":
+        say(f"Wrote the database to {file}.")
 
 
-def _options(engine: Engine, written: formats.Format) -> tuple[str, ...]:
+def _where(engine: Engine, file: str) -> str:
+    return {"-": "stdout", "": str(engine.root / "backups")}.get(file, file)
+
+
+def written(engine: Engine, file: str, fill: files.Fill, ending: str) -> Path | None:
+    """Write a file, or a dated one without a name, and return its path; None for what is no file. Raises StackError."""
+    try:
+        if file and not files.write("/dev/stdout" if file == "-" else file, fill):
+            return None
+        return Path(file) if file else files.add(engine.root / "backups", _dated(ending), fill)
+    except IsADirectoryError:
+        inside = files.typed(Path(file, f"my{ending}"))
+        raise Refused(
+            f"{file} is a directory, and a dump is a file. Nothing was done. Name one: `invoke dump {inside}`."
+        ) from None
+    except OSError as error:
+        raise StackError(
+            f"{_where(engine, file)} cannot be written: {error.strerror}. Choose another place: invoke dump FILE"
+        ) from None
+
+
+def options(engine: Engine, form: formats.Format) -> tuple[str, ...]:
     """Return pg_dump's options for a format; gzip for an archive where it was built without zstd, as on some Macs."""
     zstd = "--compress=zstd"
-    if zstd not in written.options or not engine.sees_files:
-        return written.options
+    if zstd not in form.options or not engine.sees_files:
+        return form.options
     # It says so before it looks for a server.
     program = engine.client("pg_dump").argv[0]
     if "does not support compression" not in look([program, zstd, "--host=/nowhere", "--dbname=none"]).stderr:
-        return written.options
-    if written.pack:
+        return form.options
+    if form.pack:
         raise Refused(f"{program} was built without zstd. Nothing was done. Name the file with .sql.gz at its end.")
     say(f"{program} was built without zstd, so this archive is compressed with gzip.")
-    return tuple("--compress=gzip" if each == zstd else each for each in written.options)
+    return tuple("--compress=gzip" if each == zstd else each for each in form.options)
 
 
 def _bare(engine: Engine, name: str) -> bytes:
     """Return an archive of the database without anything in it. Raises StackError when pg_dump fails."""
-    argv, env = engine.client(*formats.BARE, name=name)
-    with tempfile.TemporaryFile() as said, start(argv, env, stdout=PIPE, stderr=said) as child:
-        assert child.stdout
-        archive = child.stdout.read()
-        if child.wait():
-            said.seek(0)
-            why = said.read().decode(errors="replace").strip() or f"exit code {child.returncode}"
-            raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
-    return archive
+    pieces: list[bytes] = []
+    feed.pumped(engine, engine.client(*formats.BARE, name=name), pieces.append)
+    return b"".join(pieces)
 
 
-def _refuse_among_data(root: Path, file: str) -> None:
+def refuse_among_data(root: Path, file: str) -> None:
+    """Raise Refused for a place among the stack's data."""
     data, target = Path(os.path.realpath(root / "data")), Path(os.path.realpath(file))
     if file and data in target.parents and (target.parent != data or target.name.startswith(".")):
         raise Refused(
@@ -99,10 +101,10 @@ def _refuse_among_data(root: Path, file: str) -> None:
         )
 
 
-def _dated() -> Iterator[str]:
+def _dated(ending: str) -> Iterator[str]:
     now = f"{datetime.now():%Y-%m-%d_%H%M%S}"
-    yield f"{now}.dump"
-    yield from (f"{now}-{n}.dump" for n in itertools.count(2))
+    yield f"{now}{ending}"
+    yield from (f"{now}-{n}{ending}" for n in itertools.count(2))
 
 
 def _dump_into(engine: Engine, output: IO[bytes], command: Command, where: str) -> None:

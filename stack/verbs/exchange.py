@@ -135,10 +135,10 @@ def _decide(cluster: Cluster, halves: Halves, mark: Mark) -> None:
         done = cluster.rows("SELECT FROM pg_database WHERE datname = %s", mark.target)
     if not done:
         mark.path.rmdir()
-        say("A restore was interrupted before it took effect: the database and Convex are as they were before it.")
+        say("A restore or load was interrupted before it took effect: the database and Convex are as before it.")
         return
     _finish(halves, mark)
-    say("A restore was interrupted between the database and Convex: Convex has followed now.")
+    say("A restore or load was interrupted between the database and Convex: Convex has followed now.")
 
 
 def _finish(halves: Halves, mark: Mark) -> None:

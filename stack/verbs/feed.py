@@ -16,6 +16,7 @@ from stack.ground.threads import begin
 from stack.server import waits
 from stack.server.session import LoginFailed, connect
 from stack.sql.sources import CHUNK, HEAD, Source
+from stack.verbs.causes import known
 from stack.verbs.psql import interruptible
 
 if TYPE_CHECKING:
@@ -144,6 +145,22 @@ class Piped:
         """Return what it has said, from the beginning."""
         self._said.seek(0)
         return self._said
+
+
+def pumped(engine: Engine, command: Command, take: Callable[[bytes], object]) -> None:
+    """Run pg_dump, and hand on what it writes, piece by piece. Raises StackError with its words when it fails."""
+    with tempfile.TemporaryFile() as said, start(*command, stdout=PIPE, stderr=said) as child:
+        assert child.stdout
+        try:
+            while chunk := child.stdout.read(CHUNK):
+                take(chunk)
+        except BaseException:
+            child.kill()
+            raise
+        if child.wait():
+            said.seek(0)
+            why = said.read().decode(errors="replace").strip() or how_it_ended(child.returncode)
+            raise StackError(f"Nothing was written: pg_dump failed. It said:\n{known(engine, why)}")
 
 
 def printed(psql: Piped) -> Callable[[], bytes]:

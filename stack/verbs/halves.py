@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stack.engines.backend import Convex, Copying, Still
-from stack.engines.base import Engine
+from stack.engines.base import Engine, need
 from stack.ground import files
-from stack.ground.errors import StackError
+from stack.ground.errors import Refused, StackError
 from stack.ground.talk import say
 from stack.ground.threads import beside
 from stack.ground.trash import ASIDE
@@ -96,6 +96,15 @@ class Copied:
     size: int = 0
     still: Still | None = None
 
+    @property
+    def stood(self) -> str:
+        """How long Convex stood still, for the middle of a message; empty when it did not run."""
+        if not self.still or not self.still.seconds:
+            return ""
+        if self.still.why_stopped:
+            return f", which was stopped for {self.still.seconds:.1f} s (it cannot be frozen: {self.still.why_stopped})"
+        return f", which stood still for {self.still.seconds:.2f} s"
+
     def paths(self, engine: Engine) -> tuple[Path, Path]:
         """Return what is copied, and where to."""
         assert self.half
@@ -103,12 +112,12 @@ class Copied:
 
 
 @contextmanager
-def copier(engine: Engine, *, wanted: bool) -> Iterator[Copied]:
-    """Begin to make ready to copy Convex's directory, where it is wanted and there is one."""
+def copier(engine: Engine, *, wanted: bool, what: str = "the snapshot") -> Iterator[Copied]:
+    """Begin to make ready to copy Convex's directory, where it is wanted and there is one, for what is so called."""
     convex = engine.convex
     if not convex or not (wanted and home(engine)):
         if convex and wanted and (place := convex.elsewhere()):
-            say(f"Convex keeps its state in {place}: the snapshot is of the database alone.")
+            say(f"Convex keeps its state in {place}: {what} is of the database alone.")
         yield Copied()
         return
     copied = Copied(new(engine.root), *convex.image())
@@ -128,17 +137,29 @@ def same_moment(engine: Engine, cluster: Cluster, copied: Copied) -> Iterator[No
         return
     errors: list[StackError] = []
     ours = [cluster.connection.info.backend_pid, cluster.oid(cluster.database)]  # it is busy afterwards
-    copied.copying.ready()
-    with ExitStack() as stack, cluster.beside() as third, engine.convex.still() as copied.still:
-        if copied.still.why_stopped:  # what was to look whether it stands still has ended with it
-            copied.copying = stack.enter_context(engine.convex.copying(*copied.paths(engine), copied.image))
-            copied.copying.ready()
-        copied.copying.go()
+    with cluster.beside() as third, standing_still(engine, copied):
         with beside(lambda done: _go_on(third, ours, copied, done, errors)):
             yield
-        copied.still.go_on()
         if errors:
             raise errors[0]
+
+
+@contextmanager
+def standing_still(engine: Engine, copied: Copied) -> Iterator[None]:
+    """Copy Convex's directory, and let Convex stand still until this is left, or `copied.still.go_on`.
+
+    Raises StackError; what was copied by then is cleared away.
+    """
+    convex = need(engine.convex, engine)
+    assert copied.copying
+    copied.copying.ready()
+    with ExitStack() as stack, convex.still() as copied.still:
+        if copied.still.why_stopped:  # what was to look whether it stands still has ended with it
+            copied.copying = stack.enter_context(convex.copying(*copied.paths(engine), copied.image))
+            copied.copying.ready()
+        copied.copying.go()
+        yield
+        copied.still.go_on()
         copied.size = copied.copying.finish()
 
 
@@ -195,6 +216,48 @@ def _listed(directory: Path) -> dict[str, tuple[int, int]]:
             size = -1 if name in folders else facts.st_size
             found[os.path.relpath(Path(place, name), directory)] = (size, facts.st_mtime_ns)
     return found
+
+
+class Image(NamedTuple):
+    """The image of a backend."""
+
+    name: str
+    built: str
+    """When that was; empty where nobody can tell."""
+
+
+def compare(what: str, its: Image, here: Image, without: str) -> None:
+    """Raise Refused when what was written with one backend is too new for another; say so when it is older.
+
+    `what` is how that is said, up to `with`; `without` the way on without Convex.
+    """
+    if newer(its.built, here.built):
+        has = f"Set CONVEX_BACKEND_IMAGE={its.name} and type `invoke up`"
+        has = "Type `invoke up --pull`" if here.name == its.name else has  # a name that moves, as a tag does
+        raise Refused(
+            f"{what} with the Convex backend {its.name}, which is newer than the one here, {here.name}: Convex's"
+            " migrations go forward only. Nothing was done.",
+            cure=f"{has}, then the command again. {without}",
+        )
+    if newer(here.built, its.built):
+        done = what.rsplit(maxsplit=1)[-1]
+        say(f"It was {done} with an older Convex backend, {its.name}: Convex migrates it when it starts.")
+
+
+class Keys:
+    """Whether admin keys of Convex that were given out still work when another directory is in the place of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._convex = need(engine.convex, engine)
+        self._key = ""
+        if home(engine) and not engine.settings.has_secret:
+            with suppress(StackError):  # it does not run
+                self._key = self._convex.key()
+
+    def tell(self, which: str) -> None:
+        """Say so when they do not."""
+        if self._key and not self._convex.accepts(self._key):
+            say(f"Admin keys that were {which} no longer work. `invoke admin-key` prints a new one.")
 
 
 def newer(built: str, other: str) -> bool:

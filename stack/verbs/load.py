@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from stack.engines.base import Engine
@@ -13,9 +13,11 @@ from stack.ground.run import look
 from stack.ground.talk import confirm, counted, say
 from stack.sql.sources import opened, seeds
 from stack.verbs import aside, executables, single, whole
+from stack.verbs.arriving import Arriving, arriving
 from stack.verbs.causes import told
-from stack.verbs.drop import BACK
+from stack.verbs.drop import BACK, HALF_BACK
 from stack.verbs.feed import Unfit
+from stack.verbs.restore import wait_for_convex
 from stack.verbs.whole import How
 
 _COUNT = """
@@ -83,6 +85,11 @@ def apply(engine: Engine, fill: Callable[[whole.Ahead], list[str]], there: list[
 
 def _apply_sql(engine: Engine, fill: Callable[[whole.Ahead], list[str]], file: Path) -> list[str]:
     with opened(str(file)) as source:
+        if source.stack_file:
+            raise Refused(
+                f"seed/{file.name} has both stores in it, and a seed is of the database alone. Nothing was done."
+                " Take it out of seed/, and type `invoke load` for it."
+            )
         source.name = f"seed/{file.name}"
         with whole.Ahead(engine, source, How(beside=file.parent)) as ahead:
             return fill(ahead)
@@ -107,6 +114,8 @@ def load(
 ) -> None:
     """Bring a dump or a file of SQL, compressed or not, into the database: all or nothing. `-` is stdin.
 
+    One with both stores in it brings Convex along, where there is one.
+
     What it is, is told by its first bytes. Of a script with several databases, `database` is wanted; without `trust`
     one that would run or write things on this machine is refused. A database that is not empty is refused; `clean`
     replaces it, after asking. Raises StackError when it fails; the database is then as it was.
@@ -127,21 +136,20 @@ def _load(engine: Engine, ahead: whole.Ahead, file: str, *, clean: bool, yes: bo
     found, major = _contents(engine)
     if int(source.server.partition(".")[0] or 0) > major:
         raise Refused(
-            f"{source.name} was dumped from PostgreSQL {source.server}, and this server is {major}: a dump does not"
-            " go back to an older one. Nothing was changed. Load it into a server of that version, or a newer one."
+            f"{source.name} was dumped from PostgreSQL {source.server}, and this server is {major}: a dump does not go"
+            " back to an older one. Nothing was changed. Load it into a server of that version, or a newer one."
         )
-    if found and not clean:
-        raise Refused(
-            f"The database is not empty: {counted(found, 'object')} (tables, views, sequences, large objects)."
-            " Nothing was loaded. Add --clean to replace them in the same step, or begin with an empty database:"
-            " `invoke reset-data`, `invoke up`."
-        )
-    if found:
-        what = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
-        confirm(f"Delete {what} in the database, and load {file}?", yes=yes)
-    by = f"load {'--clean ' * bool(found)}{files.typed(file)}"
+    typed = file if file == "-" else files.typed(file)
+    half = arriving(engine, source.stack_file, typed)
+    home = half.home if half else None
+    if there := found or home:
+        _agree(file, found, home, clean=clean, yes=yes)
+    by = f"load {'--clean ' * bool(there)}{typed}"
     try:
-        with _place(engine, by, afresh=bool(found), room=source.size, yes=yes) as place:
+        with (
+            half.unpacked() if half else nullcontext(),
+            _place(engine, by, afresh=bool(found), room=source.size, yes=yes, half=half) as place,
+        ):
             notes = place.fill(ahead)
     except Unfit as error:
         raise StackError(
@@ -149,7 +157,27 @@ def _load(engine: Engine, ahead: whole.Ahead, file: str, *, clean: bool, yes: bo
         ) from None
     for each in notes:
         say(each)
-    say(f"Loaded {source.name}.{place.back}")
+    if half and wait_for_convex(engine):
+        half.tell()
+    say(f"Loaded {source.name}{', the database and Convex' * bool(half)}.{place.back}")
+
+
+def _agree(file: str, found: int, home: Path | None, *, clean: bool, yes: bool) -> None:
+    """Return when so many objects, and Convex's directory if there is one, may be replaced. Raises Refused."""
+    objects = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
+    if found and not clean:
+        raise Refused(
+            f"The database is not empty: {objects}. Nothing was loaded. Add --clean to replace"
+            f" {'them, and Convex with them,' if home else 'them'} in the same step, or begin with an empty database:"
+            " `invoke reset-data`, `invoke up`."
+        )
+    if not clean:
+        raise Refused(
+            f"Convex has its data in {home}, and {file} brings its own; whether what is there is wanted, nobody here"
+            " can tell. Nothing was loaded. Add --clean to replace it; `invoke undo` brings it back."
+        )
+    what = " and ".join([f"{objects} in the database"] * bool(found) + ["what Convex has"] * bool(home))
+    confirm(f"Delete {what}, and load {file}?", yes=yes)
 
 
 class Place:
@@ -173,16 +201,20 @@ class Place:
     @property
     def back(self) -> str:
         """How it is undone, for the end of a message."""
-        return f" {BACK}" if self._aside and self._aside.kept else ""
+        if not self._aside:
+            return ""
+        return f" {BACK}" if self._aside.kept else f" {HALF_BACK}" if self._aside.half_kept else ""
 
 
 @contextmanager
-def _place(engine: Engine, by: str, *, afresh: bool, room: int, yes: bool = False) -> Iterator[Place]:
+def _place(
+    engine: Engine, by: str, *, afresh: bool, room: int, yes: bool = False, half: Arriving | None = None
+) -> Iterator[Place]:
     """Give the place to bring files to; what is done there counts when this is left without an error."""
     if engine.name == "external":
         yield Place(engine, None, empty=afresh)
         return
-    with aside.exchanged(engine, by, afresh=afresh, room=room, yes=yes) as beside:
+    with aside.exchanged(engine, by, afresh=afresh, room=room, yes=yes, half=half) as beside:
         yield Place(engine, beside, empty=afresh)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
 from stack.engines.base import Engine, need
 from stack.ground.catalog import BACKEND
-from stack.ground.errors import Refused, StackError
+from stack.ground.errors import Refused
 from stack.ground.talk import say
 from stack.server.admin import Cluster
 from stack.verbs import exchange, halves, spares
-from stack.verbs.drop import BACK, Beside, keep_back, keep_convex_back, make_stand_in, what_goes
+from stack.verbs.drop import BACK, HALF_BACK, Beside, keep_back, keep_convex_back, make_stand_in, what_goes
 from stack.verbs.spares import ask_what_goes, refuse_prepared, spare_of, tell_sessions
 from stack.verbs.store import (
     MARK,
@@ -118,7 +118,6 @@ class Half:
         self.convex = need(engine.convex, engine)
         self._there = halves.Halves(engine, cluster)
         self._stored, self._spare = self._there.of(snapshot.stored), self._there.of(SPARE + snapshot.id)
-        self._key = ""
         self.home = halves.home(engine)
         self.goes = not self.home or not halves.same(self.home, self._stored)
         """Whether it has to be exchanged at all."""
@@ -133,23 +132,13 @@ class Half:
                 f"Convex's part of the snapshot {its.name} is gone: {self._stored} does not exist. Nothing was done.",
                 cure=without,
             )
-        if halves.newer(its.convex_built, built):
-            has = f"Set CONVEX_BACKEND_IMAGE={its.convex} and type `invoke up`"
-            has = "Type `invoke up --pull`" if image == its.convex else has  # a name that moves, as a tag does
-            raise Refused(
-                f"The snapshot {its.name} was taken with the Convex backend {its.convex}, which is newer than the one"
-                f" here, {image}: Convex's migrations go forward only. Nothing was done.",
-                cure=f"{has}, then the command again. {without}",
-            )
-        if halves.newer(built, its.convex_built):
-            say(f"It was taken with an older Convex backend, {its.convex}: Convex migrates it when it starts.")
+        begins = f"The snapshot {its.name} was taken"
+        halves.compare(begins, halves.Image(its.convex, its.convex_built), halves.Image(image, built), without)
         if not self._spare.exists():
             say(f"There is no spare copy of Convex's part of {its.name} yet, so one is made first.")
             halves.copy(self.convex, self._there, self._stored, self._spare)
         self.kept = Beside(uuid.uuid4().hex, image, built)
-        if self.home and not self._engine.settings.has_secret:
-            with suppress(StackError):  # it does not run
-                self._key = self.convex.key()
+        self._keys = halves.Keys(self._engine)
 
     def along(self, database: str, kept_as: str) -> AbstractContextManager[None]:
         """Let it go with the database that takes the user's place within; empty: alone."""
@@ -158,8 +147,7 @@ class Half:
 
     def tell_keys(self) -> None:
         """Say so when the admin keys that were given out do not work any more: they come back with the directory."""
-        if self._key and not self.convex.accepts(self._key):
-            say("Admin keys that were made since then no longer work. `invoke admin-key` prints a new one.")
+        self._keys.tell("made since then")
 
 
 def _half(engine: Engine, cluster: Cluster, snapshot: Snapshot, only: str) -> Half | None:
@@ -215,7 +203,7 @@ def _replace_database(engine: Engine, cluster: Cluster, snapshot: Snapshot, half
             back = BACK
         if stand_in and not back:
             keep_convex_back(cluster, stand_in, how.by, beside)
-            back = "`invoke undo` takes back what became of Convex, and not the database."
+            back = HALF_BACK
         cluster.rename(new, cluster.database)
     return back
 

@@ -97,14 +97,10 @@ def become(cluster: Cluster, database: str, new: Snapshot, old: list[Snapshot]) 
 
 
 def _told(new: Snapshot, copied: Copied) -> str:
-    what, parts, stood = f"Took the snapshot {new.name} of {new.database} ({human(new.size)})", "it", ""
-    if still := copied.still:
+    what, parts = f"Took the snapshot {new.name} of {new.database} ({human(new.size)})", "it"
+    if copied.still:
         what, parts = f"{what} and Convex ({human(new.convex_size)})", "both"
-        if still.why_stopped:
-            stood = f", which was stopped for {still.seconds:.1f} s (it cannot be frozen: {still.why_stopped})"
-        elif still.seconds:
-            stood = f", which stood still for {still.seconds:.2f} s"
-    return f"{what}{stood}. `invoke restore {typed(new.name)}` brings {parts} back."
+    return f"{what}{copied.stood}. `invoke restore {typed(new.name)}` brings {parts} back."
 
 
 def drop(engine: Engine, name: str, *, yes: bool) -> None:

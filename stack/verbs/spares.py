@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from stack.engines.base import Engine, need
 from stack.ground import disk
@@ -18,7 +16,8 @@ from stack.ground.talk import confirm, counted, human, live, say
 from stack.ground.threads import begin
 from stack.server import waits
 from stack.server.admin import Cluster
-from stack.verbs import halves, leases, wipe
+from stack.server.session import LoginFailed
+from stack.verbs import halves, leases, made_roles, wipe
 from stack.verbs.drop import clear_all_but, drop_one, end_forks, give_way, what_goes
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
@@ -31,7 +30,6 @@ from stack.verbs.store import (
     MARK,
     SPARE,
     Snapshot,
-    Stored,
     all_stored,
     find_one,
     made_comment,
@@ -117,48 +115,6 @@ def _make_spare(cluster: Cluster, wanted: Snapshot) -> None:
             cluster.rows("SELECT set_config('application_name', %s, false)", KEEPER)
 
 
-@dataclass(frozen=True)
-class Left:
-    """A copy that is in the way, with what is known of it."""
-
-    what: str
-    cure: str
-    ours: bool
-
-
-def left(engine: Engine) -> list[Left]:
-    """Return the copies that nobody wants and those that only look like ours; none while a command is at work."""
-    with administrator(engine, "invoke") as cluster:
-        if cluster.rows(f"SELECT {AT_WORK}"):
-            return []
-        found = [_left(cluster, each) for each in unwanted_copies(cluster)]
-        for each in all_stored(cluster):
-            if not each.ours:
-                found.append(_not_ours(each))
-        return found
-
-
-def _left(cluster: Cluster, copy: Stored) -> Left:
-    oid = cluster.oid(copy.name)
-    cures = [each.end for each in waits.sessions_in(cluster.connection, oid)]
-    if prepared := waits.prepared_in(cluster.connection, oid):
-        cures.append(f"""`invoke psql -c 'ALTER DATABASE "{copy.name}" ALLOW_CONNECTIONS true'`""")
-        cures += [f"`printf '%s\\n' '\\c {copy.name}' {shlex.quote(each.rollback)} | invoke psql`" for each in prepared]
-    why = f": {copy.reason}" if copy.reason else ""
-    cures.append("`invoke doctor --fix`")
-    return Left(f"{copy.name} ({human(copy.size)}){why}", f"Type {', then '.join(cures)}.", ours=True)
-
-
-def _not_ours(database: Stored) -> Left:
-    quoted = f'"{database.name}"'
-    what = (
-        f"The database {database.name} ({human(database.size)}) is called as our copies are and is not marked as one:"
-        " it is yours, or an earlier version of the stack left it. Nothing here touches it."
-    )
-    renamed = f"`invoke psql -c 'ALTER DATABASE {quoted} RENAME TO another_name'`"
-    return Left(what, f"To keep it and have it out of the way, type {renamed}.", ours=False)
-
-
 def room_left(engine: Engine, cluster: Cluster) -> int:
     """Return the bytes that are free on the disk that holds the cluster."""
     left = need(engine.data, engine).room(cluster.directory)
@@ -217,6 +173,22 @@ def copy_database(engine: Engine, cluster: Cluster) -> str:
     take_over(cluster)
     tell_sessions(cluster)
     return make_copy(engine, cluster, cluster.database, cluster.database, cluster.size(cluster.database))
+
+
+def clear_making(cluster: Cluster, before: set[int] | None = None) -> None:
+    """Drop what was made aside and did not take its place, and the roles that were made for it.
+
+    With the roles that were there `before`, name those that are new and may be another's.
+    """
+    import psycopg
+
+    with suppress(psycopg.Error, LoginFailed):
+        for each in all_stored(cluster):
+            if each.ours and each.name.startswith(MAKING):
+                drop_one(cluster, each)
+        made_roles.drop(cluster)
+        if before is not None:
+            made_roles.tell_left(cluster, before)
 
 
 def make_room(engine: Engine, cluster: Cluster, size: int) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from stack.engines.backend import Copying
-from stack.engines.docker import copying
+from stack.engines.docker import copying, packing
 from stack.engines.docker.containers import Containers
 from stack.engines.docker.plan import BACKEND, published
 from stack.engines.docker.words import explain
@@ -59,6 +60,19 @@ class Convex:
         """
         container, why_not = self._running() if still else ("", "")
         return copying.copying(source, target, image, "" if why_not else container)
+
+    def packed(self, directory: Path) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Give a directory as a tar, whoever owns what is in it."""
+        return packing.packed(directory, self.image()[0])
+
+    def unpacking(self, directory: Path) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Give what a tar is written to that is unpacked into a directory, and on the disk when this is left."""
+        return packing.unpacking(directory, self.image()[0])
+
+    def instance(self) -> str:
+        """Return the name of its instance, as Compose resolved it; empty where no layer has a backend."""
+        environment = self.plan.config["services"].get(BACKEND, {}).get("environment", {})
+        return str(environment.get("INSTANCE_NAME") or "")
 
     def _running(self) -> tuple[str, str]:
         """Return the id of the running backend, empty when none runs, and why its own process cannot be stopped."""

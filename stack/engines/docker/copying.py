@@ -24,7 +24,10 @@ find "/data/$2" -exec sync {} + 2>/dev/null || sync
 du -sk "/data/$2" """
 
 
-_ALONE = "Mend that, then type the command again; with `--only pg` it is of the database alone."
+_ALONE = (
+    "Mend that, then type the command again; with `--only pg` a snapshot is of the database alone, as `invoke dump"
+    " my.dump` is."
+)
 
 
 @contextmanager

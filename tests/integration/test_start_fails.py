@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -30,6 +33,34 @@ def test_a_port_that_is_taken_is_named_with_its_holder(copy: Path) -> None:
             taken.listen()
             fail(copy, 1, "up", saying=(f"Port {port} is taken by ", "(process ", "`invoke init --isolated`"))
     succeed(copy, "up")
+
+
+FORWARDS = """
+import socket, sys, time
+taken = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("listens", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.alone
+def test_the_program_that_forwards_a_port_is_waited_for(copy: Path, tmp_path: Path) -> None:
+    """As Docker leaves it for a moment, when it has ended a container late."""
+    port, program = value(copy, "POSTGRES_PORT"), tmp_path / "docker-proxy"
+    program.symlink_to(os.path.realpath(sys.executable))
+    for seconds in ("2", "60"):
+        argv = [str(program), "-c", FORWARDS, port, seconds]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as forwards:
+            assert forwards.stdout
+            assert forwards.stdout.readline() == b"listens\n"
+            try:
+                if seconds == "2":
+                    succeed(copy, "up")
+                    succeed(copy, "down")
+                else:
+                    fail(copy, 1, "up", saying=(f"Port {port} is taken by docker-proxy",))
+            finally:
+                forwards.kill()
 
 
 @pytest.mark.alone

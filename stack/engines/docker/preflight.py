@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 from stack.engines.docker import mountable
 from stack.engines.docker.containers import Containers
@@ -18,6 +19,9 @@ from stack.ground.run import look
 from stack.ground.talk import say
 from stack.server import pgdata
 from stack.server.programs import MAJOR
+
+PROXY_ENDS = 5.0
+"""Seconds that the program by which Docker forwards a port is waited for: it ends after its container."""
 
 
 class Preflight:
@@ -125,8 +129,12 @@ class Preflight:
         # One that keeps ending has its port one moment and not the next.
         if any(row["project"] == self.plan.settings.project and row["state"] == "restarting" for row in rows):
             return ""
-        why = ports.why_not_free(address, port)
-        return "" if why and self._has(address, port, rows) else why
+        deadline = time.monotonic() + PROXY_ENDS
+        while (why := ports.why_not_free(address, port)) and not self._has(address, port, rows):
+            if "docker-proxy" not in why or time.monotonic() > deadline:
+                return why
+            time.sleep(0.1)
+        return ""
 
     def _has(self, address: str, port: int, rows: list[dict[str, str]]) -> bool:
         """Return whether this stack has a port that `docker ps` left out: podman's lists one of two adjacent ones."""

@@ -79,6 +79,26 @@ def same(path: Path | str, other: Path | str) -> bool:
         return False
 
 
+def is_gone(path: Path) -> bool:
+    """Return whether there is nothing of that name; False where this user may not look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def is_seen(path: Path) -> bool:
+    """Return whether there is something of that name, and this user may know."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
 def within(path: Path | str, place: Path) -> bool:
     """Return whether a path is a place or lies in it, whatever links and mounts are on the way."""
     real = Path(os.path.realpath(path))

@@ -36,7 +36,7 @@ class Stack:
     @property
     def is_orphan(self) -> bool:
         """Whether its checkout is gone, and something of it is here."""
-        return not self.folder.exists() and bool(self.containers or self.servers)
+        return disk.is_gone(self.folder) and bool(self.containers or self.servers)
 
     @property
     def state(self) -> str:
@@ -65,7 +65,7 @@ class Stack:
 def found(root: Path) -> list[Stack]:
     """Return the stacks of this machine, the one used last first, this checkout's among them."""
     used = {root: 0.0, **register.checkouts()}
-    stacks = {folder: _of(folder, at) for folder, at in used.items() if (folder / "docker-compose.yml").exists()}
+    stacks = {folder: _of(folder, at) for folder, at in used.items() if disk.is_seen(folder / "docker-compose.yml")}
     for container in machine.stacks():
         its = stacks.setdefault(container.folder, _of(container.folder))
         its.containers.append(container)
@@ -78,7 +78,7 @@ def found(root: Path) -> list[Stack]:
 
 def _of(folder: Path, used: float = 0) -> Stack:
     made = Stack(folder, used=used)
-    if (folder / "docker-compose.yml").exists():
+    if disk.is_seen(folder / "docker-compose.yml"):
         with suppress(StackError, OSError, ValueError):
             its = settings.load(folder, {})
             made.project, made.ports = its.project, dict(its.ports)
@@ -114,7 +114,7 @@ def orphans(every: list[Stack]) -> Words | None:
 def mention(root: Path) -> str:
     """Return what `up` says of stacks whose checkout is gone; empty when all have theirs, which is asked first."""
     folders = [*machine.projects().values(), *(directory.parents[1] for directory in processes.embedded().values())]
-    told = orphans(found(root)) if not all(folder.exists() for folder in folders) else None
+    told = orphans(found(root)) if any(map(disk.is_gone, folders)) else None
     return " ".join(told or ())
 
 
@@ -130,7 +130,7 @@ def prune(root: Path, *, yes: bool) -> None:
         say(f"{each.folder} is gone. Left of it: {', '.join(names)}.")
     confirm("End these?", yes=yes)
     for each in gone:
-        if each.folder.exists():  # it has come back while you thought
+        if not disk.is_gone(each.folder):  # it has come back while you thought
             continue
         machine.end(each.containers)
         for pid, directory in each.servers.items():

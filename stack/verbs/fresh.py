@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stack.engines.base import Engine
+from stack.engines.base import Engine, need
 from stack.ground.errors import Refused
 from stack.ground.talk import counted, human, say
 from stack.server.admin import Cluster
@@ -43,6 +43,7 @@ def fresh(engine: Engine, *, cache: bool = True, yes: bool = False) -> None:
     same; without `cache` it is made anew. Raises Refused when seed/ is empty, StackError with psql's words at the first
     file that fails.
     """
+    need(engine.data, engine)  # a server elsewhere has no room for what is kept
     if not (there := load.to_apply(engine)):
         raise Refused(
             "There is nothing in seed/ to make a database of, so nothing was done. Put files of SQL there, such as"

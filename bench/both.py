@@ -110,7 +110,8 @@ def born(site: Site) -> float:
     """Fill the second checkout, and see to it that it is a cluster."""
     second = site.root / "data" / "second"
     seconds = run(second, *INVOKE, "init", "--isolated", "--data", "--from", str(site.root))
-    site.as_root("[ -s second/data/pg/PG_VERSION ] && [ -e second/data/pg/backup_label ]")
+    # The label of a backup is put aside by the server that drops what is not to come along.
+    site.as_root("cd second/data/pg && [ -s PG_VERSION ] && { [ -e backup_label ] || [ -e backup_label.old ]; }")
     return seconds
 
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -270,6 +271,8 @@ def test_a_port_of_our_own_is_not_taken(
     monkeypatch.setattr(
         "stack.ground.ports.why_not_free", lambda _address, port: f"Port {port} is taken by the process"
     )
+    no_bindings = SimpleNamespace(stdout="{}\n")
+    monkeypatch.setattr("stack.engines.docker.preflight.look", lambda _argv: no_bindings)
     assert taken in docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}])
     assert bool(taken) == bool(docker.preflight._taken("127.0.0.1", 6001, [{**ROW, **row}]))
 

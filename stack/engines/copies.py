@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Protocol
 
 from stack.engines.backend import Copying
-from stack.ground.errors import StackError
+from stack.ground.errors import Refused, StackError
+from stack.ground.run import Rights, look
 from stack.server.address import Endpoint
 
 # It waits until it is told to begin, and ends when whoever has started it does. What belongs to one server alone does
@@ -38,6 +40,12 @@ before=$(cksum <"$from/global/pg_control") || exit
 cp -a $reflink "$from/." "$to/" & trap "kill $!" TERM
 wait $! || exit
 [ "$before" = "$(cksum <"$from/global/pg_control")" ] || { echo "a server has begun to work on it" >&2; exit 1; }"""
+
+
+MEND = "Mend that, then type the command again. Or first `invoke down` in {}: what is stopped is copied as files."
+"""What to do about a copy of a server that runs, in a checkout."""
+LOOK = "Look at it with `invoke doctor` in {}, then type the command again."
+"""The same of files that nobody is at work on."""
 
 
 class Copies(Protocol):
@@ -121,13 +129,27 @@ def single(directory: str) -> list[str]:
     return ["postgres", "--single", "-j", "-D", directory, "template1"]
 
 
-def answered(directory: Path, told: str, said: str, code: int) -> list[str]:
-    """Return the values that such a server has printed. Raises StackError when it has failed."""
-    errors = re.findall(r"^.*(?:FATAL|ERROR|PANIC):.*$", said, re.MULTILINE)
-    if code or errors:
-        words = "\n".join(errors) or said.strip()
-        raise StackError(f"The copy in {directory} cannot be used, so it is given up. PostgreSQL said:\n{words}\n")
-    return re.findall(r'^\s*1: [^"]*"(.*)"\t\(typeid', told, re.MULTILINE)
+def alone(
+    cluster: Path, argv: Sequence[str], sql: str, env: Mapping[str, str] | None = None, rights: Rights | None = None
+) -> list[str]:
+    """Let such a server run SQL, and return the values that it prints. Raises StackError when it has failed."""
+    with tempfile.TemporaryFile() as file:
+        file.write(sql.encode())
+        file.seek(0)
+        told = look(argv, env, timeout=3600, stdin=file, rights=rights)
+    errors = re.findall(r"^.*(?:FATAL|ERROR|PANIC):.*$", told.stderr, re.MULTILINE)
+    if told.returncode or errors:
+        words = "\n".join(errors) or told.stderr.strip()
+        raise StackError(f"The copy in {cluster} cannot be used, so it is given up. PostgreSQL said:\n{words}\n")
+    return re.findall(r'^\s*1: [^"]*"(.*)"\t\(typeid', told.stdout, re.MULTILINE)
+
+
+def in_use(cluster: Path, who: str, root: Path) -> Refused:
+    """Return what to say of a cluster that somebody is at work on, and that was to be copied as files."""
+    return Refused(
+        f"{cluster} is in use by {who}, and what a server changes cannot be copied as files. Nothing was done.",
+        cure=f"Type `invoke down` in {root}, then the command again: what is stopped is copied as files.",
+    )
 
 
 def script(target: str, owner: str, argv: Sequence[str]) -> list[str]:

@@ -72,7 +72,8 @@ def _fingerprint(root: Path, there: list[Path]) -> tuple[bytes, list[Path]]:
         read = executables.reads(program)
         if read is None:
             silent.append(program)
-        for name in (program.name, *(read or [])):
+        found.update(os.fsencode(program.name) + b"\0")
+        for name in read or []:
             path = root / name
             found.update(os.fsencode(name) + b"\0" + (_of_folder(path) if path.is_dir() else _of_file(path)).digest())
     return found.digest(), silent

@@ -34,6 +34,8 @@ def in_background(engine: Engine) -> None:
 
 def go_on(engine: Engine) -> None:
     """Let the pool, if there is one, be kept by another process, and wait until it is at work."""
+    if not any((engine.root / "data").glob(".*-snapshots")):  # without a snapshot there is no pool
+        return
     with suppress(StackError), administrator(engine, "invoke") as cluster:
         if not leases.in_use(cluster):
             return

@@ -39,7 +39,7 @@ def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
         _start_again_if_stopped(engine, timeout, wait)
     if wait and exchange.settle_after_start(engine):
         wait_usable(engine, timeout)
-    if wait and any((engine.root / "data").glob(".*-snapshots")):  # without one there is no pool
+    if wait:
         keeper.go_on(engine)
     if door := open_door(engine):
         say(f"Warning: {door[0]} {door[1]}")

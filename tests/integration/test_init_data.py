@@ -91,9 +91,8 @@ def leftovers(copy: Path) -> list[str]:
 # -- what comes along -------------------------------------------------------------------------------------
 
 
-def test_a_worktree_has_the_same_rows_and_the_same_convex(make: Make, images: dict[str, str]) -> None:
-    if images != STAND_INS:
-        pytest.skip("the published backend has no number that is read over HTTP without a deployed function")
+@pytest.mark.usefixtures("counted")
+def test_a_worktree_has_the_same_rows_and_the_same_convex(make: Make) -> None:
     main = make(CONVEX_INSTANCE_NAME="mine", CONVEX_INSTANCE_SECRET="5e" * 32)
     succeed(tracked(main), "up")
     sql(main, "CREATE TABLE counter AS SELECT 0 AS n")
@@ -136,9 +135,8 @@ def test_a_worktree_has_the_same_rows_and_the_same_convex(make: Make, images: di
     assert numbers(main) == (3, 3)
 
 
-def test_snapshots_come_along_when_they_are_wanted(make: Make, images: dict[str, str]) -> None:
-    if images != STAND_INS:
-        pytest.skip("the published backend has no number that is read over HTTP without a deployed function")
+@pytest.mark.usefixtures("counted")
+def test_snapshots_come_along_when_they_are_wanted(make: Make) -> None:
     main = make()
     succeed(tracked(main), "up")
     sql(main, "CREATE TABLE counter AS SELECT 0 AS n")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from stack.engines.copies import COPY, Copy, answered, backing_up, script, single
+from stack.engines.copies import COPY, LOOK, MEND, Copy, alone, backing_up, in_use, script, single
 from stack.engines.docker.containers import RUNS, Containers
 from stack.engines.docker.copying import in_container, seen
 from stack.engines.docker.data import Data
@@ -17,11 +16,6 @@ from stack.engines.docker.images import Images
 from stack.engines.docker.inside import Inside
 from stack.engines.docker.mountable import THROWAWAY, bind
 from stack.engines.docker.plan import POSTGRES, STATE
-from stack.ground.errors import Refused
-from stack.ground.run import look
-
-_STOPPED = "Type `invoke down` in {}, then the command again: what is stopped is copied as files."
-_MEND = "Mend that, then type the command again. Or first `invoke down` in {}: what is stopped is copied as files."
 
 
 class Copies:
@@ -47,7 +41,7 @@ class Copies:
         server = replace(running.endpoint, host="127.0.0.1", port=5432)
         words = script(f"/data/{target.name}", owner, backing_up(server, f"/data/{target.name}"))
         run = ["--network", f"container:{running.id}", image]
-        with in_container(target, target, run, words, _MEND.format(self.plan.root)) as copy:
+        with in_container(target, target, run, words, MEND.format(self.plan.root)) as copy:
             copy.source = source
             yield copy
 
@@ -59,8 +53,8 @@ class Copies:
         image = self.plan.config["services"][POSTGRES]["image"]
         argv = ["sh", "-c", COPY, "sh", str(seen(source, target)), f"/data/{target.name}"]
         words = script(f"/data/{target.name}", "", argv)
-        cure = f"Look at it with `invoke doctor` in {self.plan.root}, then type the command again."
-        with in_container(source, target, ["--network", "none", image], words, cure) as copy:
+        run = ["--network", "none", image]
+        with in_container(source, target, run, words, LOOK.format(self.plan.root)) as copy:
             yield copy
         self._refuse_if_used(source)
 
@@ -71,11 +65,7 @@ class Copies:
         own = [row for row in (*self.containers.own(rows), *former) if row["service"] == POSTGRES]
         names = [f"the container {row['name']}" for row in own if row["state"] in RUNS]
         if found := names or [holder.who for holder in self.data.holders(source)]:
-            raise Refused(
-                f"{source} is in use by {found[0]}, and what a server changes cannot be copied as files. Nothing was"
-                " done.",
-                cure=_STOPPED.format(self.plan.root),
-            )
+            raise in_use(source, found[0], self.plan.root)
 
     def alone(self, cluster: Path, sql: str) -> list[str]:
         """Run SQL in a cluster that nobody serves, and return the first column. Raises StackError when it fails."""
@@ -83,11 +73,7 @@ class Copies:
         mount = bind(cluster, STATE["pg"][1])
         argv = ["docker", "run", *THROWAWAY, "--interactive", "--user", _owner(cluster), "--mount", mount]
         argv += ["--entrypoint", "postgres", image, *single(STATE["pg"][1])[1:]]
-        with tempfile.TemporaryFile() as file:
-            file.write(sql.encode())
-            file.seek(0)
-            told = look(argv, timeout=3600, stdin=file)
-        return answered(cluster, told.stdout, told.stderr, told.returncode)
+        return alone(cluster, argv, sql)
 
     def major(self) -> int:
         """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""

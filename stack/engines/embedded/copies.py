@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stack.engines.copies import COPY, Copy, answered, backing_up, script, single
+from stack.engines.copies import COPY, LOOK, MEND, Copy, alone, backing_up, in_use, script, single
 from stack.engines.embedded import rights, shutdown
 from stack.engines.embedded.data import Data
 from stack.engines.embedded.home import Home
 from stack.engines.embedded.inside import Inside
-from stack.ground.errors import Refused
-from stack.ground.run import PIPE, look, start
+from stack.ground.run import PIPE, start
 from stack.server.address import LIBPQ
 from stack.server.programs import MAJOR
 
@@ -30,11 +28,7 @@ class Copies:
     def backup(self, target: Path) -> Iterator[Copy]:
         """Begin to make ready to copy the cluster, whose server runs and goes on, to a directory that is empty."""
         name, *options = backing_up(self.inside.running().endpoint, str(target))
-        cure = (
-            f"Mend that, then type the command again. Or first `invoke down` in {self.home.root}: what is stopped is"
-            " copied as files."
-        )
-        with self._begun([str(self.home.programs / name), *options], target, cure) as copy:
+        with self._begun([str(self.home.programs / name), *options], target, MEND) as copy:
             yield copy
 
     @contextmanager
@@ -42,8 +36,7 @@ class Copies:
         """Do the same while no server is at work on it. Raises Refused when one is."""
         self._refuse_if_used()
         argv = ["sh", "-c", COPY, "sh", str(self.home.directory), str(target)]
-        cure = f"Look at it with `invoke doctor` in {self.home.root}, then type the command again."
-        with self._begun(argv, target, cure) as copy:
+        with self._begun(argv, target, LOOK) as copy:
             yield copy
         self._refuse_if_used()
 
@@ -52,7 +45,7 @@ class Copies:
         program = start(
             ["sh", *script(str(target), "", argv)], dict.fromkeys(LIBPQ, ""), stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
-        copy = Copy(program, self.home.directory, cure)
+        copy = Copy(program, self.home.directory, cure.format(self.home.root))
         try:
             yield copy
         finally:
@@ -62,11 +55,7 @@ class Copies:
         """Raise Refused when a server is at work on the files, or what is left of one."""
         directory, found = self.home.directory, self.data.holders(self.home.directory)
         if found or self.inside.postmaster.process() or shutdown.remains(directory):
-            raise Refused(
-                f"{directory} is in use by {found[0].who if found else 'a server'}, and what a server changes cannot be"
-                " copied as files. Nothing was done.",
-                cure=f"Type `invoke down` in {self.home.root}, then the command again.",
-            )
+            raise in_use(directory, found[0].who if found else "a server", self.home.root)
 
     def alone(self, cluster: Path, sql: str) -> list[str]:
         """Run SQL in a cluster that nobody serves, and return the first column. Raises StackError when it fails."""
@@ -74,12 +63,8 @@ class Copies:
             rights.give(cluster, self.home.account)
         way = self.home.way_to(cluster)
         name, *options = single(str(cluster))
-        with tempfile.TemporaryFile() as file:
-            file.write(sql.encode())
-            file.seek(0)
-            argv = [*way.prefix, str(self.home.programs / name), *options]
-            told = look(argv, way.env, timeout=3600, stdin=file, rights=way.rights)
-        return answered(cluster, told.stdout, told.stderr, told.returncode)
+        argv = [*way.prefix, str(self.home.programs / name), *options]
+        return alone(cluster, argv, sql, way.env, way.rights)
 
     def major(self) -> int:
         """Return the major version of the server that would be started."""

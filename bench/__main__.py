@@ -19,11 +19,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import both, plot, pool, rows, saves
+from bench import both, many, plot, pool, rows, saves
 from bench.rows import Row
 from bench.sites import Failed, Site, images, sites
 
-ROWS = (*rows.ROWS, *saves.ROWS, *both.ROWS, *pool.ROWS)
+ROWS = (*rows.ROWS, *saves.ROWS, *both.ROWS, *pool.ROWS, *many.ROWS)
 RESULTS = Path(__file__).parent / "results"
 SIZES = {
     "interval": 10,
@@ -35,6 +35,7 @@ SIZES = {
     "middle": 1000,
     "large": 4000,
     "leases": 1000,
+    "stacks": 10,
 }
 TINY = {
     "interval": 1,
@@ -46,6 +47,7 @@ TINY = {
     "middle": 5,
     "large": 10,
     "leases": 10,
+    "stacks": 2,
 }
 ENOUGH = 5
 """Runs below which a median judges nothing."""

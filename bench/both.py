@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
+import time
 
 from bench.rows import UP, Measure, Row, invoke, nothing
 from bench.saves import clear, empty, execute, filled, quiet, start
@@ -78,6 +78,19 @@ def seeded(site: Site) -> None:
     run(site.root, *INVOKE, "fresh")
 
 
+def edited(site: Site) -> None:
+    """Change the last file of the seed, a small one behind the rows, once all that is kept is there with its spare."""
+    quiet(site, left=3)
+    (site.root / "seed" / "020.sql").write_text(f"CREATE TABLE small AS SELECT {time.monotonic_ns()} AS n;\n")
+
+
+def edited_seed(site: Site) -> None:
+    """Prepare a seed of two files, and what is kept of the first."""
+    seeded(site)
+    (site.root / "seed" / "020.sql").write_text("CREATE TABLE small ();\n")
+    run(site.root, *INVOKE, "fresh")
+
+
 def counted(measure: Measure) -> Measure:
     """Measure, and see to it that the rows are there."""
 
@@ -91,13 +104,10 @@ def counted(measure: Measure) -> Measure:
 
 
 def beside(site: Site) -> None:
-    """Prepare a database of the middle size, and a second checkout, in `data/` so that it goes with the first."""
+    """Prepare a database of the middle size, and a second checkout."""
     filled("middle")(site)
     clear(site)
-    second = site.root / "data" / "second"
-    kept = shutil.ignore_patterns("data", "bare", ".env", "*.sql")
-    shutil.copytree(site.root, second, ignore=kept, dirs_exist_ok=True)
-    (second / "data").mkdir(exist_ok=True)
+    site.another("second")
 
 
 def without_data(site: Site) -> None:
@@ -132,6 +142,8 @@ ROWS = (
         (("restore --only pg, 1.2 x (stop, up --wait of the backend)", database_and_backend, 1.0),), most=5),
     Row("fresh", "invoke fresh, {inserts} INSERTs, again", "postgres", seeded, lambda site: quiet(site, left=2),
         counted(invoke("fresh")), (("the first time", counted(invoke("fresh", "--no-cache")), 0.05),), most=5),
+    Row("fresh-edited", "invoke fresh, a small file behind {inserts} INSERTs edited", "postgres", edited_seed, edited,
+        counted(invoke("fresh")), (("made anew", counted(invoke("fresh", "--no-cache")), None),), most=5),
     Row("init-data", "invoke init --isolated --data, {middle} MB, up meanwhile", "postgres", beside, without_data, born,
         (("pg_basebackup of it", base_backup, 1.2),), most=5),
 )  # fmt: skip

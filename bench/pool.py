@@ -82,6 +82,30 @@ def created(site: Site, *, dropped: bool = False) -> float:
         return time.perf_counter() - begun if dropped else seconds
 
 
+def one_test(site: Site) -> float:
+    """Take one and give it back: what a test pays."""
+    with session(site) as taker:
+        taken(taker)
+        begun = time.perf_counter()
+        taken(taker)
+        return time.perf_counter() - begun
+
+
+def janitor(site: Site) -> float:
+    """Make and drop one of the same template as pytest-postgresql does around each test."""
+    from pytest_postgresql.janitor import DatabaseJanitor
+
+    (snapshot,) = execute(site, "SELECT datname FROM pg_database WHERE datname ~ '^stack-snapshot-'")
+    its = site.settings
+    begun = time.perf_counter()
+    with DatabaseJanitor(
+        user=its.user, host="127.0.0.1", port=its.ports["POSTGRES_PORT"], version="17", dbname="bench_janitor",
+        template_dbname=snapshot, password=its.password,
+    ):  # fmt: skip
+        pass
+    return time.perf_counter() - begun
+
+
 def many(site: Site) -> float:
     """Take and give so many, and see to it that nothing is left behind."""
     with session(site) as taker:
@@ -97,6 +121,9 @@ ROWS = (
     Row("pool-take", "SELECT stack.take(), of {small} MB", "postgres", pooled, ready, second,
         (("CREATE DATABASE … TEMPLATE", created, 0.02), ("the first of a session", first, None),
          ("SELECT 1", nothing_else, None)), times=3),
+    Row("pool-test", "take and give, of {small} MB", "postgres", pooled, ready, one_test,
+        (("pytest-postgresql: DatabaseJanitor, with the same template", janitor, None),
+         ("CREATE DATABASE … TEMPLATE and DROP", lambda site: created(site, dropped=True), None)), times=3),
     Row("pool-many", "{leases} x (take, give), one after another", "postgres", pooled, ready, many,
         (("same, CREATE and DROP DATABASE",
           lambda site: sum(created(site, dropped=True) for _ in range(site.sizes["leases"])), None),), most=1),

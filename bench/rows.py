@@ -156,6 +156,36 @@ def initdb_by_hand(site: Site) -> float:
     return by_account(site, engine.home.initdb(where, password)) + hand(site, "start")
 
 
+def reset(site: Site) -> None:
+    """Start over once with a seed, which keeps what it makes."""
+    (site.root / "seed").mkdir(exist_ok=True)
+    rows = "INSERT INTO bench_rows SELECT n, 'row ' || n FROM generate_series(1, 100000) AS n"
+    (site.root / "seed" / "010.sql").write_text(f"CREATE TABLE bench_rows (id int, name text);\n{rows};\n")
+    invoke("reset", "--yes")(site)
+
+
+def kept(site: Site) -> None:
+    """Wait until the background has made the copy that the next one takes."""
+    deadline = time.monotonic() + 120
+    while not list((site.root / "data").glob(".after-reset-*-next")):
+        if time.monotonic() > deadline:
+            raise Failed("The background did not make the copy for the next reset within 120 s.")
+        time.sleep(0.1)
+    os.sync()
+
+
+def reset_again(site: Site) -> float:
+    """Start over once more; what the background does after it is neither measured nor cut off."""
+    seconds = invoke("reset", "--yes")(site)
+    kept(site)
+    return seconds
+
+
+def down_and_up(site: Site) -> float:
+    """Stop and start, which keeps all data."""
+    return sum(invoke(word)(site) for word in ("down", "up"))
+
+
 def nothing(_site: Site) -> None:
     """Leave it as it is."""
 
@@ -209,6 +239,10 @@ ROWS = (
         (("docker compose down", compose("down"), None),)),
     Row("reset-data", "invoke reset-data --yes, PostgreSQL, {megabytes} MB", "postgres", big, start_big,
         invoke("reset-data", "--yes"), (("docker compose down; rm -rf as root", by_hand, None),)),
+    Row("reset", "invoke reset --yes, all services, once more with the same seed", "all", reset, kept,
+        reset_again, (("invoke down, invoke up", down_and_up, 1.3),)),
+    Row("embedded-reset", "invoke reset --yes, no Docker, once more with the same seed", "embedded", reset, kept,
+        reset_again, (("invoke down, invoke up", down_and_up, 1.3),)),
     Row("embedded-empty", "invoke up, no Docker, empty", "embedded", nothing, neither, invoke("up"),
         (("initdb and pg_ctl -w start by hand", initdb_by_hand, 1.3),)),
     Row("embedded-data", "invoke up, no Docker, with data", "embedded", both_made, both_stopped, invoke("up"),

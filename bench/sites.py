@@ -59,8 +59,18 @@ class Site(NamedTuple):
         return run(self.root, "docker", "run", "--rm", "--pull=never", "--network=none", "--user=0", "--entrypoint=sh",
                    f"--volume={self.root}/data:/w", "--workdir=/w", self.image, "-c", script)  # fmt: skip
 
+    def another(self, name: str) -> Path:
+        """Make one more checkout, with nothing of its own, in `data/` so that it goes with this one."""
+        folder = self.root / "data" / name
+        kept = shutil.ignore_patterns("data", "bare", ".env", "*.sql")
+        shutil.copytree(self.root, folder, ignore=kept, dirs_exist_ok=True)
+        (folder / "data").mkdir(exist_ok=True)
+        return folder
+
     def remove(self) -> None:
         """Remove containers, network, server and data, whatever state they are in."""
+        for other in self.root.glob("data/*/.env"):  # another checkout, which has a project of its own
+            run(other.parent, sys.executable, "-m", "invoke", "retire", "--yes")
         if self.settings.engine == "embedded":
             run(self.root, sys.executable, "-m", "invoke", "down")
         mine = f"docker ps --all --quiet --filter 'name=^{self.settings.project}-'"

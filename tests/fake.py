@@ -18,6 +18,9 @@ from stack.server.identity import Identity
 from stack.server.pgdata import Contents
 from stack.server.processes import Holder
 
+NO_CHECKOUT = Path("/no/checkout")
+"""What the user's own checkout has in `data/` and `.env` is not to make a difference."""
+
 
 class FakeBackend:
     """A Convex backend that is not to be asked or told anything."""
@@ -35,6 +38,9 @@ class FakeBackend:
 
     def elsewhere(self) -> Place | None:
         return None
+
+    def database(self) -> str:
+        return ""
 
     def image(self) -> tuple[str, str]:
         return "", ""
@@ -156,7 +162,7 @@ class FakeEngine(Engine):
     name = "fake"
     data: FakeData
 
-    def __init__(self, *states: Service, root: Path = settings.ROOT, holders: Sequence[Holder] = ()) -> None:
+    def __init__(self, *states: Service, root: Path = NO_CHECKOUT, holders: Sequence[Holder] = ()) -> None:
         super().__init__(settings.load(root, {}), root)
         self.states, self.log = list(states), ""
         self.data, self.inside = FakeData(root, holders), FakeInside()

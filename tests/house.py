@@ -5,8 +5,8 @@ from pathlib import Path
 
 from stack.ground.settings import ROOT
 
-FLOORS = ("ground", "sql", "server", "engines", "verbs", "doctor")
-"""From the lowest; what stands in stack/ itself is above them all."""
+FLOORS = ("ground", "sql", "server", "engines", "verbs", "doctor", "commands")
+"""From the lowest."""
 HOUSE = ROOT / "stack"
 ROOMS = sorted(HOUSE.rglob("[a-z]*.py"))
 

@@ -10,7 +10,8 @@ from stack.engines.checks import Findings, check, failed, ok, skipped, warning
 from stack.ground.errors import Refused
 from stack.ground.talk import counted, human
 from stack.server import pgdata
-from stack.verbs import leftovers, people, spares
+from stack.verbs import convex_tables, keeper, leases, leftovers, people, spares
+from stack.verbs.login import administrator
 
 SKEW = 5.0
 """Seconds that the database's clock may differ; a virtual machine that slept is minutes behind."""
@@ -176,6 +177,48 @@ def unfinished_copies(case: Case) -> Findings:
             yield warning(each.what, each.cure)
     if not left:
         yield ok("none")
+
+
+@check("log in", "directories")
+def pool(case: Case) -> Findings:
+    """The databases that `stack.take()` hands out are made again when they are taken, if there is a pool.
+
+    `--fix` starts what makes them, or the message says what is in its way.
+    """
+    try:
+        with administrator(case.engine, "invoke") as cluster:
+            its, there, kept = leases.pool_of(cluster), leases.copies(cluster), leases.is_kept(cluster)
+    except Refused as error:  # it runs with other settings than those of now
+        yield skipped(error.what)
+        return
+    ready = sum(each.ready for each in there)
+    if its and its.why_not:
+        message = f"The pool has {ready} of {its.size} databases ready, and no more can be made: {its.why_not}"
+        yield warning(message, "Type `invoke pool` when that is mended, to see them come.")
+    elif its and not kept:
+        message = f"The pool has {ready} of {its.size} databases ready, and nothing is at work that makes more."
+        yield warning(message, "Type `invoke up`.", lambda: keeper.go_on(case.engine))
+    else:
+        yield ok(f"{ready} of {its.size} databases are ready" if its else "there is none")
+
+
+@check("log in", "directories")
+def convex(case: Case) -> Findings:
+    """The database is there in which Convex keeps its tables, where that is in this server.
+
+    `invoke up` makes it, empty; `invoke restore NAME --only convex` brings back what it had.
+    """
+    own = convex_tables.home(case.engine)
+    if not own:
+        yield ok("its tables are not in this server" if case.engine.convex else "there is none here")
+    elif own in (sizes := dict(case.rows("SELECT datname, pg_database_size(oid) FROM pg_database"))):
+        yield ok(f"its tables are in the database {own} ({human(sizes[own])})")
+    else:
+        yield failed(
+            f"There is no database {own!r}, in which Convex keeps its tables.",
+            "Type `invoke up`, which makes it, empty; then `invoke restore NAME --only convex` brings back what a"
+            " snapshot has of them.",
+        )
 
 
 @check("log in", "directories")

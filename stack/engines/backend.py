@@ -38,10 +38,16 @@ class Convex(Protocol):
     """The Convex backend."""
 
     def directory(self) -> Path | None:
-        """Return the directory in data/ that holds all its state; None when that is elsewhere, or nothing is there."""
+        """Return the directory in data/ that holds its state; None when that is elsewhere, or nothing is there.
+
+        Its tables may be in our server: see `database`.
+        """
 
     def elsewhere(self) -> Place | None:
-        """Return where else all its state is, as in a volume; None when it is in that directory, or there is none."""
+        """Return where else its state is, as in a volume; None when it is in that directory, or there is none."""
+
+    def database(self) -> str:
+        """Return the database on our server in which it keeps its tables; empty when they are in its directory."""
 
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""

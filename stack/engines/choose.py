@@ -9,6 +9,7 @@ from pathlib import Path
 from stack.engines.base import Engine
 from stack.engines.docker.engine import Docker
 from stack.ground import disk, settings, trash
+from stack.ground import layers as told
 from stack.ground.catalog import STATEFUL
 from stack.ground.errors import StackError
 from stack.ground.lock import exclusive
@@ -16,23 +17,25 @@ from stack.ground.talk import say
 from stack.ground.volume import LAYER
 
 
-def choose(root: Path = settings.ROOT, layers: str | None = None) -> Engine:
-    """Return the engine of the checkout at `root`.
+def choose(root: Path = settings.ROOT, layers: str | None = None, *, afresh: bool = False) -> Engine:
+    """Return the engine of the checkout at `root`, with the layers that run, or to start it `afresh` with those given.
 
     With STACK_ENGINE=auto that is the engine whose data is here; with the data of none or of both it is Docker if
     that answers, else the embedded one. DATABASE_URL alone chooses nothing.
     Raises Refused when a setting cannot be used, StackError when there is data of Docker's and Docker does not answer.
     """
-    found = settings.load(root, layers=layers)
+    found = settings.load(root, layers=layers, afresh=afresh)
     return _automatic(found, root) if found.engine == "auto" else ENGINES[found.engine](found, root)
 
 
 @contextmanager
-def changing(root: Path = settings.ROOT, layers: str | None = None) -> Iterator[Engine]:
+def changing(root: Path = settings.ROOT, layers: str | None = None, *, afresh: bool = False) -> Iterator[Engine]:
     """Give the engine of a checkout while nobody else changes its stack. Raises as `choose` and `exclusive` do."""
     with exclusive(root):
         trash.settle(root)
-        yield choose(root, layers)
+        yield choose(root, layers, afresh=afresh)
+        if afresh:
+            told.keep(root, layers)  # they run now
 
 
 def _docker(found: settings.Settings, root: Path) -> Engine:

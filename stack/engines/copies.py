@@ -54,14 +54,20 @@ class Copies(Protocol):
     def backup(self, target: Path) -> AbstractContextManager[Copying]:
         """Begin to make ready to copy the cluster, whose server runs and goes on, to a directory that is empty."""
 
-    def copy(self, target: Path) -> AbstractContextManager[Copying]:
-        """Do the same while no server is at work on it. Raises StackError when one is."""
+    def copy(self, target: Path, kept: Path | None = None) -> AbstractContextManager[Copying]:
+        """Do the same while no server is at work on it. Raises StackError when one is.
 
-    def alone(self, cluster: Path, sql: str) -> list[str]:
+        `kept`: a cluster beside it, that no server is ever started on.
+        """
+
+    def alone(self, cluster: Path, sql: str, database: str = "template1") -> list[str]:
         """Run SQL in a cluster that nobody serves, and return the first column. Raises StackError when it fails.
 
         Two line ends end each statement.
         """
+
+    def made_of(self) -> str:
+        """Return what a start makes a new cluster of; empty when nobody can tell, or not by its settings alone."""
 
     def major(self) -> int:
         """Return the major version of the server that would be started; 0 when nobody can tell."""
@@ -124,9 +130,9 @@ def backing_up(server: Endpoint, target: str) -> list[str]:
     return ["pg_basebackup", *where, "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest", "-w"]
 
 
-def single(directory: str) -> list[str]:
+def single(directory: str, database: str) -> list[str]:
     """Return the command line of a server without sessions, which reads SQL from stdin."""
-    return ["postgres", "--single", "-j", "-D", directory, "template1"]
+    return ["postgres", "--single", "-j", "-D", directory, database]
 
 
 def alone(

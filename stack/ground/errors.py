@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 from invoke.exceptions import Exit
 
@@ -56,6 +57,16 @@ def not_installed(program: str) -> str:
         " Compose 2.24 or newer. Install it (https://docs.docker.com/get-docker/), then type the command again."
         if program == "docker"
         else f"`{program}` was not found on PATH. Install it, then type the command again."
+    )
+
+
+def not_loaded(error: ImportError) -> StackError:
+    """Return what to say when a package is not there for the Python that runs: it has changed, or the list of them."""
+    why = str(error).strip().partition("\n")[0].rstrip(".")
+    return StackError(
+        f"Python {sys.version.split()[0]} in {sys.prefix} does not load all that requirements.txt names: {why}. Type"
+        " `python3 -m venv --clear .venv && . .venv/bin/activate && pip install -r requirements.txt` in the checkout,"
+        " then the command again."
     )
 
 

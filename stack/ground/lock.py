@@ -18,8 +18,8 @@ from stack.ground.talk import say
 def exclusive(root: Path = settings.ROOT, timeout: float = 60) -> Iterator[None]:
     """Hold this checkout's lock: what changes the stack runs one at a time.
 
-    Waits `timeout` seconds for another command to end, then raises StackError. The kernel frees the lock
-    of a process that dies.
+    Waits `timeout` seconds for another command to end, then raises StackError. Who holds it already goes on. The
+    kernel frees the lock of a process that dies.
     """
     from filelock import FileLock, Timeout
 
@@ -30,7 +30,7 @@ def exclusive(root: Path = settings.ROOT, timeout: float = 60) -> Iterator[None]
             f"The directory {root / 'data'} cannot be made: {error.strerror}. Nothing was done. Look at what is there."
         ) from None
     _own_lock(root / "data" / ".lock")
-    lock = FileLock(root / "data" / ".lock", mode=0o600)
+    lock = FileLock(root / "data" / ".lock", mode=0o600, is_singleton=True)
     try:
         try:
             lock.acquire(timeout=0)

@@ -12,6 +12,7 @@ from pathlib import Path
 from stack.ground.catalog import IMAGES, PORTS
 from stack.ground.dotenv import read_env_file
 from stack.ground.errors import Refused
+from stack.ground.layers import started
 
 ROOT = Path(__file__).resolve().parents[2]
 # The same defaults stand in the Compose files and in .env.example; a test holds the three together.
@@ -63,8 +64,12 @@ class Settings:
     """`.env` where there is one, else the null device: what Compose is told to read."""
 
 
-def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str | None = None) -> Settings:
+def load(
+    root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str | None = None, *, afresh: bool = False
+) -> Settings:
     """Read and check the settings of the checkout at `root`; `layers` replaces STACK_LAYERS.
+
+    So do those with which `up --layers` has started the stack, unless it is started `afresh`.
 
     A variable in `environ` wins over `.env`; an empty one stands for the default, as it does to Compose.
     Raises Refused with file, line and reason when a value cannot be used.
@@ -80,6 +85,8 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ, layers: str
             where = "the environment" if name in environ else str(path)
             raise Refused(f"{name}{shown} cannot be used: it must be {wanted}. Change it in {where}.")
     ports = {name: int(values[name]) for name in PORTS}
+    if layers is None and not afresh and "STACK_LAYERS" not in environ:
+        layers = started(root)
     return Settings(
         project=values["COMPOSE_PROJECT_NAME"],
         engine=values["STACK_ENGINE"],
@@ -113,22 +120,6 @@ def is_identifier(value: str) -> bool:
     """Return whether PostgreSQL and libpq take a value for the name of a database or a role, whole."""
     # `=` and a URI would be taken for a whole connection string by every libpq program.
     return value.isprintable() and len(value.encode()) <= 63 and "=" not in value and "://" not in value
-
-
-def layer_files(root: Path, layers: tuple[str, ...], *, there: bool = False) -> list[Path]:
-    """Return the Compose files of a checkout, the base first, or those that are `there`.
-
-    Else raises Refused when that of a layer does not exist.
-    """
-    files = [root / name for name in ("docker-compose.yml", *(f"docker-compose.{layer}.yml" for layer in layers))]
-    for file in files if not there else ():
-        if not file.is_file():
-            known = ", ".join(sorted(path.name.split(".")[1] for path in root.glob("docker-compose.*.yml"))) or "none"
-            raise Refused(
-                f"{file.relative_to(root)} does not exist, so there is no such layer. Layers here: {known}. Change"
-                " --layers or STACK_LAYERS."
-            )
-    return [file for file in files if file.is_file()]
 
 
 _RULES: dict[str, tuple[Callable[[str], object], str]] = {

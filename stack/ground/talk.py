@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stack.ground.errors import Refused, forget_stdout, printable, stdout_failed
+from stack.ground.errors import Refused, StackError, forget_stdout, printable, stdout_failed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,7 +30,15 @@ def to_stdout() -> Iterator[None]:
 
 
 def give(data: str) -> None:
-    """Print data on stdout. Raises StackError."""
+    """Print data on stdout. Raises StackError, also where it would not be what it is."""
+    try:
+        if sys.stdout.errors == "backslashreplace":
+            data.encode(sys.stdout.encoding)
+    except UnicodeEncodeError as error:
+        raise StackError(
+            f"stdout is written in {error.encoding}, which has no {error.object[error.start]!r}. Put"
+            " `PYTHONIOENCODING=utf-8` in front of the command, or use a UTF-8 locale."
+        ) from None
     with to_stdout():
         print(data, flush=True)
 

@@ -12,6 +12,8 @@ from stack.ground.files import sync_directory
 from stack.ground.talk import say
 
 ASIDE = ".wiped-"
+KEPT = ".after-reset"
+"""How the names begin of what a reset keeps for the next one."""
 BORN = ".born-"
 """How the name of a part begins that waits for the cluster it came with; its own and the cluster's inode follow."""
 _UNFINISHED = (f"{ASIDE}*", ".new-*")

@@ -36,7 +36,9 @@ class Endpoint:
         """Return the libpq connection URI; the password is shown only when that is asked for."""
         user, password, database = (quote(part, safe="") for part in (self.user, self.password, self.database))
         options = urlencode(self.options, quote_via=quote)
-        hosts = [f"[{host}]" if ":" in host else host for host in self.host.split(",")]
+        hosts = [
+            f"[{host}]" if ":" in host and "/" not in host else quote(host, safe="") for host in self.host.split(",")
+        ]
         ports = str(self.port).split(",")
         where = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports * len(hosts), strict=False))
         login = f"{user}:{'********' if masked else password}" if password else user

@@ -32,8 +32,8 @@ class Cluster:
     def __init__(self, running: Running, name: str) -> None:
         options = " ".join(f"-c {setting}" for setting in SETTINGS)
         ours = {**running.endpoint.options, "application_name": name, "options": options}
-        self.database = running.endpoint.database
-        """The user's."""
+        self.database = self.configured = running.endpoint.database
+        """The user's; the first of the two is a fork where that is what is worked on."""
         self.directory = running.directory
         self._beside = replace(running.endpoint, options=ours)
         self.connection = connect_beside(self._beside)
@@ -140,10 +140,10 @@ class Cluster:
             self.run(f"{statement}{strategy} CONNECTION LIMIT {int(limit)}", target, source, owner)
         self._copy_rules(source, target, owner, comment)
 
-    def make_like(self, source: str, target: str, *, limit: int, comment: str) -> None:
-        """Make an empty database with the owner, encoding, locale, tablespace, settings and grants of another one.
+    def make_like(self, source: str, target: str, *, limit: int, comment: str, rules: bool = True) -> None:
+        """Make an empty database with the owner, encoding, locale and tablespace of another one, and with its `rules`.
 
-        Nobody may enter it until `allow`.
+        Those are its settings and grants. Nobody may enter it until `allow`.
         """
         from psycopg import sql
 
@@ -152,11 +152,11 @@ class Cluster:
             " datctype, datlocale, daticurules"
             " FROM pg_database AS d JOIN pg_tablespace AS t ON t.oid = dattablespace WHERE datname = %s"
         )
-        owner, encoding, tablespace, provider, collate, ctype, locale, rules = self.rows(query, source)[0]
+        owner, encoding, tablespace, provider, collate, ctype, locale, icu_rules = self.rows(query, source)[0]
         words: list[tuple[LiteralString, object]] = [
             ("ENCODING", encoding), ("LOCALE_PROVIDER", {"b": "builtin", "i": "icu"}.get(provider, "libc")),
             ("LC_COLLATE", collate), ("LC_CTYPE", ctype), ("BUILTIN_LOCALE", locale if provider == "b" else None),
-            ("ICU_LOCALE", locale if provider == "i" else None), ("ICU_RULES", rules), ("CONNECTION LIMIT", limit),
+            ("ICU_LOCALE", locale if provider == "i" else None), ("ICU_RULES", icu_rules), ("CONNECTION LIMIT", limit),
             ("ALLOW_CONNECTIONS", False),
         ]  # fmt: skip
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} TABLESPACE {} ").format(
@@ -166,7 +166,10 @@ class Cluster:
             sql.SQL("{} {}").format(sql.SQL(word), sql.Literal(value)) for word, value in words if value is not None
         ]
         self.connection.execute(statement + sql.SQL(" ").join(options))
-        self._copy_rules(source, target, owner, comment)
+        if rules:
+            self._copy_rules(source, target, owner, comment)
+        else:
+            self.set_comment(target, comment)
 
     def _copy_rules(self, source: str, target: str, owner: str, comment: str) -> None:
         """Give a new database the settings and grants of another one, and a comment."""

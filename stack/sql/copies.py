@@ -6,8 +6,16 @@ import re
 from typing import IO, NamedTuple
 
 CHUNK = 1 << 18
-_WORD = re.compile(rb"""\s*("(?:[^"]|"")*"|'(?:[^']|'')*'|[().,]|[^\s"'().,]+)""")
-_PLACE = re.compile(rb"\s*('(?:[^']|'')*'|\S+)")
+_SPACE = rb"[ \t\n\r]*"
+_NAME = re.compile(_SPACE + rb"""([.,()]|"(?:[^"]|"")*"?|[^ \t\n\r.,()"]+)""")
+_LITERAL = rb"""'(?:[^']|'')*'?"""
+_ESCAPED = rb"""'(?:[^'\\]|''|\\.|\\\Z)*'?"""
+_REST = rb"""|[()]|"(?:[^"]|"")*"?|[^ \t\n\r()"']+)"""
+_IN_QUERY = re.compile(_SPACE + rb"([eE]" + _ESCAPED + rb"|" + _LITERAL + _REST, re.DOTALL)
+_IN_QUERY_ESCAPED = re.compile(
+    _SPACE + rb"([eE]?" + _ESCAPED + _REST.replace(rb'"(?:[^"]|"")*"?', rb'"(?:[^"\\]|""|\\.|\\\Z)*"?'), re.DOTALL
+)
+_PLACE = re.compile(_SPACE + rb"(;|" + _LITERAL + rb"|[^ \t\n\r;']+)")
 _ENDS = re.compile(rb"^\\\.\r?\n", re.MULTILINE)
 
 
@@ -34,29 +42,31 @@ class Copy(NamedTuple):
         return b"COPY " + self.table.strip() + b" FROM STDIN " + self.options.strip().rstrip(b"; \t") + b";"
 
 
-def parsed(rest: bytes) -> Copy | None:
-    r"""Return what the arguments of a `\copy` say; None when it is wrong, which psql says itself."""
-    at = depth = 0
-    while found := _WORD.match(rest, at):
+def parsed(rest: bytes, *, escapes: bool = False) -> Copy | None:
+    r"""Return what the arguments of a `\copy` say, as psql's parse_slash_copy cuts them; None when it takes them not.
+
+    `escapes`: whether a backslash escapes in every string of a query, as without standard_conforming_strings.
+    """
+    at, depth, named = 0, 0, False
+    query = re.match(rb"\s*(?:binary\s*)?\(", rest, re.IGNORECASE)
+    inside = (_IN_QUERY_ESCAPED if escapes else _IN_QUERY) if query else _NAME
+    while found := (inside if depth else _NAME).match(rest, at):
         word = found[1].lower()
-        depth += (word == b"(") - (word == b")")
-        if not depth and at and word in (b"from", b"to"):
+        if not depth and named and word in (b"from", b"to"):
             break
+        depth += (word == b"(") - (word == b")")
+        named = word != b"." and (named or at > 0 or word != b"binary")  # else a name comes, whichever word that is
         at = found.end()
-    if not found:
+    if not found or not (place := _PLACE.match(rest, found.end())):
         return None
     table, incoming = rest[: found.start(1)], word == b"from"
-    place = _PLACE.match(rest, found.end())
-    if not place:
-        return None
-    said = place[0].strip()
-    options = rest[place.end() :]
+    said, options = place[1], rest[place.end() :]
     if said[:1] == b"'":
-        return Copy(table, incoming, "file", said[1:-1].replace(b"''", b"'"), options)
-    kind = said.lower().rstrip(b";").decode("latin-1")
+        return Copy(table, incoming, "file", said[1:].removesuffix(b"'").replace(b"''", b"'"), options)
+    kind = said.lower().decode("latin-1")
     if kind in ("program", "stdin", "pstdin", "stdout", "pstdout"):
         return Copy(table, incoming, kind, b"", options)
-    return Copy(table, incoming, "file", said.rstrip(b";"), options)
+    return Copy(table, incoming, "file", said, options)
 
 
 class Lines:

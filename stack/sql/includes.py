@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from stack.ground.errors import StackError
+from stack.ground.errors import Refused, StackError
 from stack.sql import copies
 from stack.sql.frames import Event, Frame, together
 from stack.sql.lexer import Lexer
@@ -20,6 +20,9 @@ DEEPEST = 200
 _SENDS = {"g", "gx", "gset", "gexec", "gdesc", "crosstabview", "watch"}
 _INCLUDES = {"i", "ir", "include", "include_relative"}
 _RELATIVE = {"ir", "include_relative"}
+_TYPED = "{where} has {word}, which reads what is typed beside the script, and nothing is. {instead}"
+_A_FILE = "Put the data in a file, and name it there."
+_A_VALUE = r"Put `\set NAME VALUE` in its place."
 
 
 class Reading:
@@ -143,8 +146,13 @@ class Reading:
                 frame.lexer.expect_data()
         elif name in _INCLUDES:
             return self._include(event)
-        elif name == "copy" and (found := copies.parsed(rest)) and found.incoming and found.kind == "stdin":
-            frame.lexer.expect_data()
+        elif name == "copy" and (found := copies.parsed(rest)) and found.incoming:
+            if found.kind == "pstdin":
+                raise Refused(_TYPED.format(where=event.where, word=r"\copy … from pstdin", instead=_A_FILE))
+            if found.kind == "stdin":
+                frame.lexer.expect_data()
+        elif name == "prompt":  # psql would take the next line of the script for the answer
+            raise Refused(_TYPED.format(where=event.where, word=r"\prompt", instead=_A_VALUE))
         elif name in ("q", "quit"):
             return self._quit(event)
         return event
@@ -266,4 +274,5 @@ def _again(source: Readable) -> IO[bytes]:
 def _split(text: bytes) -> tuple[str, bytes]:
     text = text.removesuffix(b"\\\\")[1:]
     end = next((at for at, byte in enumerate(text) if byte in b" \t\r\n\f\v"), len(text))
-    return text[:end].decode("latin-1"), text[end:].strip()
+    name = text[:end].decode("latin-1")
+    return "copy" if name.lower() == "copy" else name, text[end:].strip()  # the one that psql knows in capitals too

@@ -240,7 +240,7 @@ class Lexer:
         found = NAME.match(self._text, start)
         assert found
         at = found.end()
-        whole_line = found[1] in WHOLE_LINE or PIPE.match(self._text, start, line)
+        whole_line = found[1] in WHOLE_LINE or found[1].lower() == b"copy" or PIPE.match(self._text, start, line)
         while not whole_line and at < line:
             piece = ARGUMENT.match(self._text, at, line)
             if not piece:  # a backslash: the separator, or the next command

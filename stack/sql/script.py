@@ -21,10 +21,6 @@ from stack.sql.variables import expanded
 
 ENOUGH = 1 << 16
 """Bytes that are given at once."""
-_PSTDIN = (
-    r"{where} has \copy … from pstdin, which reads what is typed beside the script, and nothing is. Put the data in"
-    " a file, and name it there."
-)
 _BINARY = (
     r"{where} has \copy of a file in binary format, which cannot be sent in the middle of a script to psql in the"
     " container. Copy it there: `docker cp {path} CONTAINER:/tmp/{name}`; and let the server read it:"
@@ -169,6 +165,8 @@ class Script:
             yield self._lines.put(b";\n", self._file, line)
         for event, text in self._statements.held:
             yield self._lines.put(text[len(blank(text)) :].rstrip() + b"\n", event.file, event.line)
+            if event.piece.kind == COMMAND:
+                yield self._opened(event, restricts=restricts)
         if self._guard and restricts:
             yield self._lines.put(self._guard.last, self._file, line, stays=True)
         self._statements.finish()
@@ -219,8 +217,6 @@ class Script:
         piece = event.piece
         path = self._reading.find(found.path.decode(errors="surrogateescape"))
         if found.kind != "file" or not path.is_file():
-            if found.kind == "pstdin":
-                raise Refused(_PSTDIN.format(where=event.where))
             # No data between two commands, lest the COPY fails.
             as_sql = found.kind == "stdin" and self._guard and restricts
             if as_sql and words_of(piece.statement):

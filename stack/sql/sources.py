@@ -42,6 +42,8 @@ class Source:
         """What psql is to take its bytes for, by PostgreSQL's name; empty when the file says so, or it is the usual."""
         self.stack_file: stackfile.StackFile | None = None
         """The file with both stores of which it is the database's part."""
+        self.listed_to = 0
+        """Where the list of an archive of one file ends, once `statements` was asked and if it was understood."""
         self._begun, self._at = bytearray(), 0
         """What was looked at, and how much of that was read."""
         self.head = self._look(0, HEAD)
@@ -84,7 +86,10 @@ class Source:
             at += size
             return self._look(at - size, at)
 
-        return archives.listed(read).statements(database)
+        archive = archives.listed(read)
+        # A pg_restore that a tar ends too early for waits for ever.
+        self.listed_to = at if archive.complete and not self._list_at else 0
+        return archive.statements(database)
 
     def read(self, size: int = CHUNK) -> bytes:
         """Return the next bytes, at most `size` of them; empty at the end. Raises StackError when it is damaged."""
@@ -140,7 +145,7 @@ def opened(file: str, encoding: str = "") -> Iterator[Source]:
 
 def _of_both(file: stackfile.StackFile) -> Source:
     """Return the database's part of a file with both stores."""
-    part = file.database()
+    part = file.archive(stackfile.DATABASE)
     source = Source(file.name, file.database_size, part.tell, part.read)
     source.stack_file = file
     return source
@@ -162,6 +167,7 @@ def _text(source: Source, python: str, told: str) -> Source:
         raise Refused(
             f"{name} is a tar, and not one of pg_dump: the first thing in it is {first}. Nothing was done. Unpack it"
             " (`tar -xf`), then load what is in it: a dump, a file of SQL, or a folder of `pg_dump -Fd`."
+            f"{stackfile.packed_anew(source.head)}"
         )
     marked, length = encodings.mark(source.head)
     found = python or marked or encodings.unmarked(source.head)

@@ -1,4 +1,4 @@
-"""A file with both stores: a tar of a manifest, an archive of pg_dump, and Convex's directory as a packed tar."""
+"""A file with both stores: a tar of a manifest, archives of pg_dump, and Convex's directory as a packed tar."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version that is written, and the newest that is read."""
 MANIFEST, DATABASE, CONVEX = "manifest.json", "database.dump", "convex.tar.zst"
+TABLES = "convex.dump"
+"""Convex's tables, where it keeps them in PostgreSQL."""
 _MARK = "stack_file"
 _ROOM = 8 * BLOCK
 """Bytes that are kept for the manifest, which comes first and is known last."""
@@ -34,6 +36,16 @@ _END = bytes(2 * BLOCK)
 def begins(head: bytes) -> bool:
     """Return whether a file that begins so is one."""
     return is_tar(head) and head.startswith(MANIFEST.encode() + b"\0") and f'"{_MARK}"'.encode() in head[BLOCK:]
+
+
+def packed_anew(head: bytes) -> str:
+    """Return what to say of a tar that is none, and begins as `tar` packs the parts of one anew."""
+    begun = [head[at : at + 100].partition(b"\0")[0].decode(errors="replace") for at in (0, BLOCK)]  # a folder, then it
+    if not any(each.rpartition("/")[2] in (MANIFEST, DATABASE, CONVEX) for each in begun):
+        return ""
+    return (
+        f" The parts of a stack file make one again in this order: `tar -cf all.stack {MANIFEST} {DATABASE} {CONVEX}`."
+    )
 
 
 def zstd_file(stream: SupportsWrite[bytes] | IO[bytes], mode: str) -> IO[bytes]:
@@ -149,7 +161,7 @@ class StackFile:
             there = self._listed()
             told = self._manifest(there.pop(MANIFEST))
             parts: dict[str, Any] = told["parts"]
-            if others := there.keys() - {DATABASE, CONVEX}:
+            if others := there.keys() - {DATABASE, CONVEX, TABLES}:
                 raise Refused(f"{name} has {min(others)} in it, which is none of its parts. Nothing was done.")
             for part in {**there, **parts}:
                 self._check(part, there.get(part), parts.get(part, {}))
@@ -166,11 +178,16 @@ class StackFile:
         """The bytes of the archive."""
         return self._parts[DATABASE][1]
 
-    def database(self) -> IO[bytes]:
-        """Return the archive of pg_dump."""
-        found = self._part(DATABASE)
+    @property
+    def has_tables(self) -> bool:
+        """Whether Convex's tables are an archive of their own in it, and not in its directory."""
+        return TABLES in self._parts
+
+    def archive(self, name: str) -> IO[bytes]:
+        """Return the archive of pg_dump that is called so in it."""
+        found = self._part(name)
         if not found.read(len(MAGIC)) == MAGIC:
-            raise self._damaged(f"its {DATABASE} is no archive of pg_dump")
+            raise self._damaged(f"its {name} is no archive of pg_dump")
         found.seek(0)
         return found
 

@@ -116,7 +116,7 @@ class Statements:
         if event.name == "gexec" and (made := databases.MADE_BY_QUERY.search(statement)):
             name = name_of(made[1])
             if not self._is_ours(name) and name not in self._survey.content:
-                self._hold(event, event.piece.before + event.piece.text, name)
+                self._hold(event, event.piece.before, name)
             return True
         return self.left_out(event) and event.name in _SENDS
 

@@ -16,6 +16,7 @@ _WRITES = {
     "!", "o", "out", "w", "write", "s", "e", "edit", "ef", "ev", "cd", "setenv", "lo_export", "log", "password",
 }  # fmt: skip
 _HIDDEN = re.compile(rb"\\(?:endif|else|elif)")
+_HALF = re.compile(rb"[\x80-\xff]\\")
 _WHOLE_LINE = {"copy", "sf", "sf+", "sv", "sv+", "h", "help"}
 
 
@@ -83,10 +84,11 @@ def _forbidden(event: Event, values: Values) -> str:
     if name in ("g", "gx") and re.sub(rb"\A\s*\([^)]*\)", b"", rest).strip():
         return f"\\{name} with a place to write to"
     if name == "copy":
-        found = copies.parsed(rest)
-        if found and (found.kind == "program" or (not found.incoming and found.kind == "file")):
-            return r"\copy … program" if found.kind == "program" else r"\copy … to a file"
-        return ""
+        for escapes in (False, True):  # a function may have set which
+            found = copies.parsed(rest, escapes=escapes)
+            if found and (found.kind == "program" or (not found.incoming and found.kind == "file")):
+                return r"\copy … program" if found.kind == "program" else r"\copy … to a file"
+        return r"\copy with a backslash that may be half a letter" if _HALF.search(rest) else ""
     if name not in _WHOLE_LINE and any(each.runs for each in arguments(rest, values)):
         return f"backquotes (behind \\{name})"
     return ""

@@ -1,4 +1,4 @@
-"""Convex's directory out of a file, about to take the place of the one that is there: load."""
+"""Convex out of a file, about to take the place of the one that is there: load."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from stack.ground import disk, files
 from stack.ground.errors import StackError
 from stack.ground.talk import human, say
 from stack.server.admin import Cluster
-from stack.sql.stackfile import DATABASE, Convex, StackFile
-from stack.verbs import exchange, halves, spares
+from stack.sql.stackfile import DATABASE, TABLES, Convex, StackFile
+from stack.verbs import convex_tables, exchange, halves, spares
 from stack.verbs.drop import Beside
-from stack.verbs.store import SPARE, UNDO
+from stack.verbs.facts import MARK, made_comment
+from stack.verbs.feed import Piped, words
+from stack.verbs.store import FILLING, MAKING, SPARE, UNDO
 
 
 class Arriving:
@@ -30,7 +32,8 @@ class Arriving:
         without = f"`tar -xOf {named} {DATABASE} | invoke load -` loads the database alone."
         halves.compare(f"{file.name} was written", halves.Image(told.image, told.built), image, without)
         self.home = halves.home(engine)
-        self.kept = Beside(uuid.uuid4().hex, *(image if self.home else ()))
+        self._own = convex_tables.home(engine)
+        self.kept = Beside(uuid.uuid4().hex, *(image if self.home else ("", "")), self._own)
         """What is kept of the Convex that is here."""
         self._keys = halves.Keys(engine)
         self._made = halves.new(engine.root)
@@ -61,13 +64,31 @@ class Arriving:
                 halves.give_up(self._made)
                 spares.in_background(self._engine)  # it deletes that
 
-    def along(self, cluster: Cluster, database: str) -> AbstractContextManager[None]:
-        """Let it go with the database that takes the user's place within."""
+    def fill_tables(self, cluster: Cluster) -> None:
+        """Bring its tables into a database aside, where they are in the server. Raises StackError."""
+        if not self._own:
+            return
+        like, self._tables = self._own if cluster.oid(self._own) else cluster.database, MAKING + uuid.uuid4().hex
+        cluster.make_like(like, self._tables, limit=MARK, comment=made_comment())
+        cluster.allow(self._tables, anybody=True, limit=FILLING)
+        options = ("--single-transaction", "--no-owner", "--no-privileges")
+        with Piped(self._engine.client("pg_restore", *options, stdin=True, into={"dbname": self._tables})) as restore:
+            restore.feed(self._file.archive(TABLES))
+            if code := restore.end():
+                raise StackError(f"Convex's tables were not loaded, and all is as it was. {words(restore, code)}")
+
+    def exchange_tables(self, cluster: Cluster) -> None:
+        """Let them take their place, within the transaction that makes the exchange."""
+        if self._own:
+            convex_tables.exchange(cluster, self._tables, self._own, UNDO + self.kept.digits)
+
+    def along(self, cluster: Cluster, database: str, by: Cluster | None) -> AbstractContextManager[None]:
+        """Let it go with the database that takes the user's place within, in a transaction of the session `by`."""
         there, source = halves.Halves(self._engine, cluster), SPARE + uuid.uuid4().hex
         made, self._made = self._made, there.of(source)
         made.rename(self._made)
         files.sync_directory(there.data)
-        return exchange.along(self._engine, cluster, source, UNDO + self.kept.digits, database)
+        return exchange.along(self._engine, cluster, (source, UNDO + self.kept.digits), database, by)
 
     def tell(self) -> None:
         """Say what becomes of admin keys; the backend answers again."""
@@ -92,6 +113,10 @@ def arriving(engine: Engine, file: StackFile | None, typed: str) -> Arriving | N
         say(f"{left_out}: there is no Convex here.")
     elif place := engine.convex.elsewhere():
         say(f"{left_out}: Convex keeps its state in {place} here.")
+    elif file.has_tables != bool(convex_tables.home(engine)):
+        ways = "in its directory", "in PostgreSQL (the layer convex-postgres)"
+        here, there = ways[not file.has_tables], ways[file.has_tables]
+        say(f"{left_out}: Convex keeps its tables {here} here, and there it was {there}.")
     else:
         return Arriving(engine, file, file.convex, typed)
     return None

@@ -21,10 +21,11 @@ from stack.server import pgdata
 from stack.server.admin import Cluster
 from stack.verbs import exchange, halves, init, sibling, wipe
 from stack.verbs.drop import leaving_out
+from stack.verbs.facts import COMMENT, MARK
 from stack.verbs.login import administrator
 from stack.verbs.names import names_of
 from stack.verbs.spares import MARGIN, waiting
-from stack.verbs.store import COMMENT, FILLING, HALF_DROPPED, MARK, OURS
+from stack.verbs.store import FILLING, HALF_DROPPED, OURS
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -39,6 +40,9 @@ UNION ALL
 SELECT 'subscription ' || encode(convert_to(subname, 'UTF8'), 'hex') FROM pg_subscription
 WHERE subenabled OR subslotname IS NOT NULL"""  # noqa: S608 - constants
 """What is not to go on in a copy: databases of ours, and subscriptions, which would take their publisher's changes."""
+_UNLOGGED: LiteralString = """
+SELECT oid::regclass::text FROM pg_class WHERE relpersistence = 'u' AND relkind IN ('r', 'm') ORDER BY 1"""
+"""What is empty in a copy that is taken out of a server."""
 _TABLESPACES: LiteralString = "SELECT spcname FROM pg_tablespace WHERE starts_with(pg_tablespace_location(oid), '/')"
 
 
@@ -51,6 +55,8 @@ class Full:
     size: int = 0
     stays: set[str] = field(default_factory=set)
     """What _STAYS tells of them."""
+    unlogged: list[str] = field(default_factory=list)
+    """The tables of the user's database that are empty in it."""
 
     def those(self, kind: str) -> list[str]:
         """Return the names of the databases or the subscriptions among what is not to go on."""
@@ -178,6 +184,7 @@ def _copied(mine: Engine, theirs: Engine, checked: Callable[[], object], *, snap
         server = _asked(stack, theirs) if runs else None
         if server:
             _refuse_tablespaces(server, theirs)
+            full.unlogged = _unlogged(server)
             full.stays.update(told for (told,) in server.rows(_STAYS))
         checked()
         copying.ready()
@@ -233,6 +240,13 @@ def _refuse_tablespaces(server: Cluster, theirs: Engine) -> None:
         )
 
 
+def _unlogged(server: Cluster) -> list[str]:
+    if server.oid(server.database) is None:
+        return []
+    with server.within(server.database) as session:
+        return [name for (name,) in session.execute(_UNLOGGED).fetchall()]
+
+
 def _copy_convex(theirs: Engine, source: Path, target: Path, copying: Copying) -> int:
     """Copy a directory of Convex's, which stands still meanwhile if it is the one in use; return the bytes in it."""
     convex = need(theirs.convex, theirs)
@@ -267,6 +281,11 @@ def _told(full: Full, theirs: Engine) -> str:
     words = [f"It has a copy of the data of {theirs.root}{also} ({human(full.size)})."]
     if full.those("database"):
         words.append("Snapshots and forks are left out; --snapshots brings them along.")
+    if full.unlogged:
+        words.append(
+            f"Unlogged tables are empty in it, since no server hands their rows out: {', '.join(full.unlogged)}. They"
+            f" come along when `invoke down` was typed in {theirs.root} first."
+        )
     if subscriptions := full.those("subscription"):
         words.append(f"Subscriptions that are switched off here: {', '.join(subscriptions)}.")
     return f"{' '.join(words)} `invoke up` starts it."

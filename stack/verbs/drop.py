@@ -15,23 +15,8 @@ from stack.ground.talk import human, say
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
 from stack.verbs import leases, made_roles
-from stack.verbs.forks import forks
-from stack.verbs.store import (
-    DOOMED,
-    LATEST,
-    MAKING,
-    MARK,
-    SPARE,
-    UNDO,
-    Snapshot,
-    Stored,
-    all_stored,
-    made_comment,
-    read_facts,
-    read_json,
-    typed,
-    unwanted_copies,
-)
+from stack.verbs.facts import LATEST, MARK, made_comment, read_facts, read_json
+from stack.verbs.store import DOOMED, MAKING, SPARE, UNDO, Snapshot, Stored, all_stored, option, typed, unwanted_copies
 
 BACK = "`invoke undo` takes that back."
 HALF_BACK = "`invoke undo` takes back what became of Convex, and not the database."
@@ -79,16 +64,6 @@ def clear_all_but(cluster: Cluster, spare: str = "") -> None:
     for each in unwanted_copies(cluster, spare):
         drop_one(cluster, each)
     made_roles.drop(cluster)
-
-
-def end_forks(cluster: Cluster) -> None:
-    """Give up the forks whose time is over, one at a time; one that somebody enters at that moment stays."""
-    import psycopg
-
-    for each in forks(cluster):
-        if each.is_over and not what_goes(cluster, each.name):
-            with suppress(psycopg.Error), cluster.transaction():
-                give_up(cluster, each.name, shut=False)
 
 
 def drop_one(cluster: Cluster, copy: Stored) -> str:
@@ -205,6 +180,8 @@ class Beside(NamedTuple):
     """Those of the database, which the directory has in its name."""
     image: str = ""
     built: str = ""
+    tables: str = ""
+    """The database of its tables, of which a copy is kept too; empty: they are in that directory."""
 
 
 def keep_back(
@@ -228,7 +205,7 @@ def keep_back(
     comment, limit, template = cluster.marks(cluster.database)
     was = Snapshot(
         "", 0, "none", "", cluster.database, time.time(), 0, cluster.version, "", comment, limit, template,
-        convex=half.image, convex_built=half.built,
+        convex=half.image, convex_built=half.built, convex_in=half.tables,
     )  # fmt: skip
     _keep_as_step(cluster, cluster.database, was, by, shut=shut, digits=half.digits)
     return True
@@ -244,8 +221,9 @@ def make_stand_in(cluster: Cluster, like: str, half: Beside) -> str:
 def keep_convex_back(cluster: Cluster, stand_in: str, by: str, half: Beside) -> None:
     """Keep Convex's directory alone for `undo`, within a transaction."""
     was = Snapshot(
-        "", 0, "none", "", cluster.database, time.time(), pg=False, convex=half.image, convex_built=half.built
-    )
+        "", 0, "none", "", cluster.database, time.time(), pg=False, convex=half.image, convex_built=half.built,
+        convex_in=half.tables,
+    )  # fmt: skip
     _keep_as_step(cluster, stand_in, was, by, shut=False, digits=half.digits)
 
 
@@ -253,7 +231,9 @@ def keep_snapshot_back(cluster: Cluster, snapshot: Snapshot) -> bool:
     """Delete a snapshot, within a transaction, so that `undo` brings it back; return whether that can be."""
     kept = not what_goes(cluster, snapshot.stored)
     if kept:
-        _keep_as_step(cluster, snapshot.stored, snapshot, f"drop-snapshot {typed(snapshot.name)}", shut=False)
+        _keep_as_step(
+            cluster, snapshot.stored, snapshot, f"drop-snapshot {typed(snapshot.name)}{option(cluster)}", shut=False
+        )
     doom(cluster, snapshot)
     return kept
 

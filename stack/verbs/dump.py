@@ -23,18 +23,21 @@ from stack.verbs import feed
 from stack.verbs.causes import known
 
 
-def dump(engine: Engine, file: str) -> None:
-    """Write the database to `file`, as SQL or as an archive by the ending of its name, with the server's own pg_dump.
+def dump(engine: Engine, file: str, fork: str = "") -> None:
+    """Write the database, or a fork, to `file`, as SQL or as an archive by the ending of its name.
 
+    That is done with the server's own pg_dump.
     `-` is stdout, which gets an archive; nothing stands for a dated one in backups/. The file appears when it is
     complete and on the disk. Raises StackError when pg_dump fails, and Refused for a terminal, a directory, a place
     among the stack's data, and an ending that would not be true.
     """
     refuse_among_data(engine.root, file)
     form = formats.format_of(file)
+    into = {"dbname": fork} if fork else {}
     with feed.session(engine) as name:
-        command = engine.client("pg_dump", *options(engine, form), name=name)
-        before = form.pack(formats.preamble(_bare(engine, name))) if form.pack else b""
+        command = engine.client("pg_dump", *options(engine, form), name=name, into=into)
+        bare = engine.client(*formats.BARE, name=name, into=into)
+        before = form.pack(formats.preamble(_written_by(engine, bare))) if form.pack else b""
 
         def fill(output: IO[bytes]) -> None:
             output.write(before)
@@ -42,10 +45,15 @@ def dump(engine: Engine, file: str) -> None:
             _dump_into(engine, output, command, _where(engine, file))
 
         made = written(engine, file, fill, ".dump")
-    if made:
+    if made and fork:
+        say(
+            f"Wrote {made} ({human(made.stat().st_size)}), what the fork {fork} has. `invoke load {files.typed(made)}`"
+            " brings it into the database of this stack, not into the fork."
+        )
+    elif made:
         say(f"Wrote {made} ({human(made.stat().st_size)}). `invoke load {files.typed(made)}` brings it back.")
     elif file != "-":
-        say(f"Wrote the database to {file}.")
+        say(f"Wrote {f'the fork {fork}' if fork else 'the database'} to {file}.")
 
 
 def _where(engine: Engine, file: str) -> str:
@@ -84,10 +92,10 @@ def options(engine: Engine, form: formats.Format) -> tuple[str, ...]:
     return tuple("--compress=gzip" if each == zstd else each for each in form.options)
 
 
-def _bare(engine: Engine, name: str) -> bytes:
-    """Return an archive of the database without anything in it. Raises StackError when pg_dump fails."""
+def _written_by(engine: Engine, command: Command) -> bytes:
+    """Return what a pg_dump writes that is told to leave out all that is in the database. Raises StackError."""
     pieces: list[bytes] = []
-    feed.pumped(engine, engine.client(*formats.BARE, name=name), pieces.append)
+    feed.pumped(engine, command, pieces.append)
     return b"".join(pieces)
 
 

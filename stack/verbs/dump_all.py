@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from contextlib import ExitStack
@@ -17,8 +18,8 @@ from stack.ground.run import Command
 from stack.ground.talk import human, progress, say
 from stack.server.session import LoginFailed
 from stack.sql import archives, formats, stackfile
+from stack.verbs import convex_tables, exchange, feed, forks, halves, spares
 from stack.verbs import dump as database
-from stack.verbs import exchange, feed, halves, spares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,26 +30,48 @@ ALONE = "The file has the database alone: there is no Convex here."
 
 
 class Moment(NamedTuple):
-    """What both stores were, for as long as the session lasts."""
+    """What both stores were, for as long as the sessions last."""
 
-    session: Connection[Any]
-    snapshot: str
-    """By which pg_dump knows the state of the database."""
+    database: Held
+    tables: Held | None
+    """Convex's, where they are in the server."""
     copied: halves.Copied
 
 
-def dump(engine: Engine, file: str, *, everything: bool) -> None:
+class Held(NamedTuple):
+    """What a database was, for as long as the session lasts."""
+
+    session: Connection[Any]
+    snapshot: str
+    """By which pg_dump knows it."""
+
+
+def hold(session: Connection[Any]) -> Held:
+    """Let a session hold what its database is now."""
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    ((snapshot,),) = session.execute("SELECT pg_export_snapshot()").fetchall()
+    return Held(session, snapshot)
+
+
+def dump(engine: Engine, file: str, *, everything: bool, of: str = "") -> None:
     """Write both stores to `file` with `everything`, or for the ending .stack; else the database, as `dump.dump` does.
 
-    Raises as that does.
+    `of` names a fork in the place of the user's database. Raises as that does.
     """
-    if not formats.is_stack_file(file, everything=everything):
-        database.dump(engine, file)
+    fork, stores = forks.beside(engine, of), formats.is_stack_file(file, everything=everything)
+    if fork and stores:
+        raise Refused(
+            "A fork has no Convex beside it, and such a file holds both. Nothing was done. Leave out --all, and give"
+            f" the file another ending: `invoke dump my.dump --database={shlex.quote(fork)}`."
+        )
+    forks.check(engine, fork)
+    if not stores:
+        database.dump(engine, file, fork)
         return
     database.refuse_among_data(engine.root, file)
     with feed.session(engine) as name:
         options = database.options(engine, formats.ARCHIVE)
-        both = Both(engine, lambda *more: engine.client("pg_dump", *options, *more, name=name))
+        both = Both(engine, lambda *more, **into: engine.client("pg_dump", *options, *more, name=name, into=into))
         made = database.written(engine, file, both.fill, ".stack")
     if made:
         say(
@@ -92,23 +115,32 @@ class Both:
         with ExitStack() as stack:
             moment = self._moment(stack)
             writer = stackfile.Writer(output)
-            with writer.part(stackfile.DATABASE) as part, progress("Dumping") as show:
-
-                def take(chunk: bytes) -> None:
-                    part.write(chunk)
-                    show(part.size)
-
-                feed.pumped(self._engine, self._command(*[f"--snapshot={moment.snapshot}"] if moment else []), take)
-            head = archives.header(part.head)
+            head = archives.header(self._archive(writer, stackfile.DATABASE, moment and moment.database).head)
             facts: dict[str, Any] = {
                 "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "database": head.database,
                 "postgres": head.server,
             }
             if moment:
-                moment.session.close()
+                moment.database.session.close()
+                if moment.tables:
+                    own = convex_tables.home(self._engine)
+                    self._archive(writer, stackfile.TABLES, moment.tables, dbname=own)
+                    moment.tables.session.close()
                 facts["convex"] = self._convex(writer, moment.copied)
             writer.finish(facts)
+
+    def _archive(self, writer: stackfile.Writer, name: str, held: Held | None, **into: str) -> stackfile.Part:
+        """Write a part that is an archive, of what a database was if that is held; return what was written."""
+        with writer.part(name) as part, progress("Dumping") as show:
+
+            def take(chunk: bytes) -> None:
+                part.write(chunk)
+                show(part.size)
+
+            options = [f"--snapshot={held.snapshot}"] if held else []
+            feed.pumped(self._engine, self._command(*options, **into), take)
+        return part
 
     def _convex(self, writer: stackfile.Writer, copied: halves.Copied) -> dict[str, Any]:
         """Write Convex's part, and return what the manifest tells of it."""
@@ -140,14 +172,16 @@ class Both:
                     say(ALONE)
                 return None
             stack.callback(self._clear, copied.half)
+            own = convex_tables.home(engine)
             try:
-                session = stack.enter_context(cluster.within(cluster.database))
+                sessions = [stack.enter_context(cluster.within(each)) for each in (cluster.database, own) if each]
             except LoginFailed as error:
                 raise StackError(f"The database does not let us in:\n{error}") from None
             with halves.standing_still(engine, copied):
-                session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                ((snapshot,),) = session.execute("SELECT pg_export_snapshot()").fetchall()
-            return Moment(session, snapshot, copied)
+                held = list(map(hold, sessions))
+            if own:
+                copied.size += cluster.size(own)
+            return Moment(held[0], held[1] if own else None, copied)
 
     def _clear(self, half: Path) -> None:
         halves.give_up(half)

@@ -16,7 +16,8 @@ from stack.ground import catalog, files
 from stack.ground.dotenv import amend, bindings, line, line_of
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import give, say
-from stack.server.address import Endpoint
+from stack.server.address import LIBPQ, Endpoint
+from stack.verbs import forks
 
 KEY, HOSTED = "CONVEX_SELF_HOSTED_ADMIN_KEY", "CONVEX_DEPLOYMENT"
 
@@ -29,12 +30,13 @@ def summary(engine: Engine) -> str:
     return "\n".join(lines)
 
 
-def env(engine: Engine, style: str, *, key: bool = True) -> str:
+def env(engine: Engine, style: str, *, key: bool = True, database: str = "") -> str:
     """Return connection settings for other programs: lines for a dotenv file, for a shell, or JSON.
 
-    Without `key` the admin key of Convex is not among them.
+    Without `key` the admin key of Convex is not among them. A fork that `database` names is in the user's place.
     """
-    values = settings(engine, key=key)
+    forks.check(engine, forks.beside(engine, database))
+    values = settings(engine, key=key, database=database)
     if style == "json":
         return json.dumps(values, indent=2)
     if style == "shell":
@@ -44,7 +46,7 @@ def env(engine: Engine, style: str, *, key: bool = True) -> str:
     raise Refused(f"--format {style!r} is unknown. Choose dotenv, shell or json.")
 
 
-def write(engine: Engine, file: str, style: str, *, key: bool = True) -> None:
+def write(engine: Engine, file: str, style: str, *, key: bool = True, database: str = "") -> None:
     """Give the settings their values in an application's dotenv file, and say which of them have changed.
 
     The rest of the file stays, and so does an admin key that is still good. Raises Refused for a file that is none of
@@ -52,6 +54,11 @@ def write(engine: Engine, file: str, style: str, *, key: bool = True) -> None:
     """
     if style != "dotenv":
         raise Refused(f"A file is written as dotenv, and not as {style}. Leave out --format, or --write.")
+    if file == "-":
+        raise Refused(
+            "`-` is stdout, and --write changes a file, so nothing was written. Without --write `invoke env` prints"
+            " them; a file of that name is `--write ./-`."
+        )
     path = Path(file)
     if not file or path.is_dir() or (path.exists() and not path.is_file()):
         what = f"{file} is no regular file" if file else "--write is empty"
@@ -65,7 +72,8 @@ def write(engine: Engine, file: str, style: str, *, key: bool = True) -> None:
         former = path.read_bytes() if path.exists() else b""
     text = _decoded(file, former)
     there = _last(text)
-    values = settings(engine, key=key, former=there.get(KEY) or "")
+    forks.check(engine, forks.beside(engine, database))
+    values = settings(engine, key=key, former=there.get(KEY) or "", database=database)
     new = amend(text, values, file)
     if new != text or not path.exists():
         with _told(file):
@@ -141,6 +149,8 @@ def _told(file: str) -> Iterator[None]:
 
 
 def _libpq(endpoint: Endpoint) -> dict[str, str]:
+    """Return what libpq reads, and what is in DATABASE_URL for it too, such as PGSSLMODE."""
+    further = {f"PG{name.replace('_', '').upper()}": value for name, value in endpoint.options.items()}
     return {
         "DATABASE_URL": endpoint.url(masked=False),
         "PGHOST": endpoint.host,
@@ -148,6 +158,7 @@ def _libpq(endpoint: Endpoint) -> dict[str, str]:
         "PGUSER": endpoint.user,
         "PGPASSWORD": endpoint.password,
         "PGDATABASE": endpoint.database,
+        **{name: value for name, value in further.items() if name in LIBPQ},
     }
 
 

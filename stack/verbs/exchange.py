@@ -20,6 +20,8 @@ from stack.ground.errors import StackError
 from stack.ground.talk import say
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
+from stack.verbs import convex_tables
+from stack.verbs.forks import point
 from stack.verbs.halves import Halves
 from stack.verbs.login import administrator
 from stack.verbs.store import OURS, WORK
@@ -60,12 +62,16 @@ def forget(root: Path) -> None:
 
 
 @contextmanager
-def along(engine: Engine, cluster: Cluster, source: str, target: str, database: str) -> Iterator[None]:
+def along(
+    engine: Engine, cluster: Cluster, names: tuple[str, str], database: str, by: Cluster | None = None
+) -> Iterator[None]:
     """Let Convex's directory go with a `database` that takes the user's place within; empty: it goes alone.
 
-    `source` and `target` are the databases of ours whose directories the new one is and the old one becomes. The
-    backend is stopped meanwhile, if it runs, and started again at the end.
+    `names` are those of the databases of ours whose directories the new one is and the old one becomes. The backend is
+    stopped meanwhile, if it runs, and started again at the end. Nobody is in its tables then, where they are in the
+    server; the session that exchanges them is `by`, or else the cluster's own.
     """
+    source, target = names
     convex, halves = need(engine.convex, engine), Halves(engine, cluster)
     oid = (cluster.oid(database) if database else 0) or 0
     name = f"{BEGINS}{halves.identifier}-{oid}-{source.removeprefix('stack-')}-{target.removeprefix('stack-')}"
@@ -75,7 +81,8 @@ def along(engine: Engine, cluster: Cluster, source: str, target: str, database: 
     ran = False
     try:
         ran = convex.stop()
-        yield
+        with convex_tables.alone(by or cluster, convex.database()):
+            yield
     except BaseException:
         _take_back(cluster, convex, halves, mark, ran=ran)
         raise
@@ -96,13 +103,15 @@ def _take_back(cluster: Cluster, convex: Convex, halves: Halves, mark: Mark, *, 
 
 
 @contextmanager
-def at_work(engine: Engine) -> Iterator[Cluster]:
+def at_work(engine: Engine, fork: str = "", *, gone: bool = False) -> Iterator[Cluster]:
     """Log in to make, exchange or drop what is ours, once what a command that died has left half-way is settled.
 
-    Raises as `administrator` does.
+    It is of a `fork` where one is named, else of the user's database. Raises as `administrator` and `point` do.
     """
     with administrator(engine, WORK) as cluster:
         settle(engine, cluster)
+        if fork:
+            point(cluster, fork, gone=gone)
         yield cluster
 
 

@@ -183,14 +183,18 @@ def printed(psql: Piped) -> Callable[[], bytes]:
 class Tape:
     """A file of which the beginning is read more than once, by those who only want to know what is in it."""
 
-    def __init__(self, source: Readable) -> None:
+    def __init__(self, source: Readable, enough: int = 0) -> None:
         self._source = source
+        self._enough = enough
+        """The bytes in which they find all that they want to know, where that is known."""
         self._kept: list[bytes] = []
         self._at = 0
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, and keep them."""
         if self._at == len(self._kept):
+            if self._enough and sum(map(len, self._kept)) >= self._enough:
+                return b""
             self._kept.append(self._source.read(size))
         self._at += 1
         return self._kept[self._at - 1]

@@ -17,7 +17,7 @@ from stack.ground.talk import ago, confirm, counted, give, human, say
 from stack.server.address import Endpoint
 from stack.server.admin import Cluster
 from stack.verbs import drop, exchange, spares, store
-from stack.verbs.forks import Fork, forks
+from stack.verbs.forks import Fork, forks, give_up_fork, snapshots_of
 from stack.verbs.login import administrator
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -72,11 +72,17 @@ def end(engine: Engine, name: str, *, yes: bool) -> None:
         spares.refuse_prepared(cluster, name)
         for line, _ in drop.what_goes(cluster, name):
             say(f"With it goes {line}.")
+        its = snapshots_of(cluster, name)
+        if its:
+            say(f"With it go its snapshots: {', '.join(each.name for each in its)}.")
         used = f", with {counted(found.sessions, 'session')} on it" if found.sessions else ""
         confirm(f"Delete the fork {name} ({human(found.size)}{used})?", yes=yes)
         spares.take_over(cluster)
+        for each in its:
+            drop.clear_out(cluster, each)
         with cluster.alone(name), cluster.transaction():
-            drop.give_up(cluster, name, shut=False)
+            give_up_fork(cluster, name)
+        spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
     say(f"Deleted the fork {name}.")
 

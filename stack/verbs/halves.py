@@ -94,6 +94,8 @@ class Copied:
     built: str = ""
     copying: Copying | None = None
     size: int = 0
+    tables: str = ""
+    """The copy of the database in which Convex keeps its tables; empty: they are in that directory."""
     still: Still | None = None
 
     @property

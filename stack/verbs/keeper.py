@@ -11,7 +11,7 @@ from stack.ground.errors import StackError
 from stack.ground.talk import human
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
-from stack.verbs import leases, spares, store
+from stack.verbs import facts, kept, leases, spares, store, wipe
 from stack.verbs.drop import drop_one, reason_of
 from stack.verbs.login import administrator
 
@@ -28,8 +28,18 @@ SMALL = 100_000_000
 
 def in_background(engine: Engine) -> None:
     """Do what a command has left to the background, then keep the pool, if there is one, as long as the server runs."""
-    if spares.keep_ready(engine):
+    pool = spares.keep_ready(engine)
+    kept.give_way(engine)
+    with suppress(StackError):
+        wipe.sweep(engine)
+    kept.prepare_next(engine)
+    if pool:
         keep(engine)
+
+
+def give_up_kept(engine: Engine) -> None:
+    """Make room: delete what a reset has kept for the next one."""
+    wipe.give_up_kept(engine)
 
 
 def go_on(engine: Engine) -> None:
@@ -134,15 +144,15 @@ def _make(engine: Engine, cluster: Cluster, pool: leases.Pool) -> bool:
     found = [each for each in store.every_one(cluster) if each.id == pool.of]
     try:
         if not found:
-            why_not = "its snapshot is gone."
+            why_not = "its snapshot is gone. `invoke pool NAME` takes another one, `invoke drop-pool` ends the pool."
         elif (room := spares.room_left(engine, cluster)) < found[0].size + spares.MARGIN:
             why_not = f"there is no room: a copy takes {human(found[0].size)}, and {human(room)} of the disk are free."
         else:
             made = store.MAKING + uuid.uuid4().hex
             small = found[0].size < SMALL
-            cluster.copy(found[0].stored, made, limit=store.MARK, comment=store.made_comment(), logged=small)
+            cluster.copy(found[0].stored, made, limit=facts.MARK, comment=facts.made_comment(), logged=small)
             with cluster.transaction():
-                cluster.allow(made, anybody=True, limit=store.MARK)
+                cluster.allow(made, anybody=True, limit=facts.MARK)
                 cluster.rename(made, leases.free_name(cluster))
     except (psycopg.Error, StackError) as error:
         if cluster.connection.closed:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from stack.ground.errors import Refused
 from stack.server.admin import Cluster
-from stack.verbs.store import COMMENT, MARK, OURS, POOL, read_json
+from stack.verbs.facts import COMMENT, MARK, read_json
+from stack.verbs.store import OURS, POOL
 
 HOME = "postgres"
 """The database in which the functions are. Advisory locks, the leases among them, are those of one database."""
@@ -83,7 +84,8 @@ BEGIN
                 USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Type `invoke pool`.';
         ELSIF NOT {_KEPT} THEN
             RAISE EXCEPTION 'No database of the pool is ready, and nothing is at work that makes one.'
-                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Type `invoke up`.';
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Type `invoke up`. In a copy that was made'
+                    ' without snapshots, `invoke drop-pool` ends the pool, which has none to copy.';
         ELSIF clock_timestamp() > since + interval '60 s' THEN
             RAISE EXCEPTION 'No database of the pool has become ready within 60 s.'
                 USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Type `invoke pool`, which shows them.';
@@ -133,7 +135,7 @@ class Copy(NamedTuple):
 
 def check(cluster: Cluster) -> None:
     """Raise Refused where no functions of ours can be, or others are."""
-    if cluster.database == HOME:
+    if cluster.configured == HOME:
         raise Refused(
             f"A pool is handed out in the database {HOME}, which is the one that POSTGRES_DB names here, and `restore`"
             " would put another in its place. Nothing was done. Set another POSTGRES_DB, or use `invoke fork`."
@@ -161,7 +163,7 @@ def _told(cluster: Cluster) -> str | None:
 
 def pool_of(cluster: Cluster) -> Pool | None:
     """Return what the pool is of; None when there is none."""
-    if cluster.connection.info.dbname != HOME or cluster.database == HOME:
+    if cluster.connection.info.dbname != HOME or cluster.configured == HOME:
         return None
     told = read_json(_told(cluster)).get("pool")
     kinds = {"of": str, "typed": str, "size": int, "why_not": str}

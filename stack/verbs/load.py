@@ -11,13 +11,15 @@ from stack.ground import files
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
 from stack.ground.talk import confirm, counted, say
-from stack.sql.sources import opened, seeds
+from stack.sql.sources import opened
 from stack.verbs import aside, executables, single, whole
 from stack.verbs.arriving import Arriving, arriving
 from stack.verbs.causes import told
 from stack.verbs.drop import BACK, HALF_BACK
 from stack.verbs.feed import Unfit
+from stack.verbs.filled import Aside, make_empty
 from stack.verbs.restore import wait_for_convex
+from stack.verbs.seeds import size, to_apply
 from stack.verbs.whole import How
 
 _COUNT = """
@@ -27,8 +29,8 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN
 """
 
 
-def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
-    """Apply the files of seed/ in name order, all of them or none, and return them.
+def seed(engine: Engine, *, yes: bool = False, then: Callable[[Aside], object] | None = None) -> list[Path]:
+    """Apply the files of seed/ in name order, all of them or none, and return them; `then` follows at once.
 
     Nobody may enter the database meanwhile: it is a copy of it that they are applied to, and what is written to the
     other would be lost. Raises StackError with psql's words at the first file that fails; nothing is kept then.
@@ -36,7 +38,7 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
     if not (there := to_apply(engine)):
         say("There is nothing in seed/ to apply. Put files of SQL there, such as seed/010_schema.sql.")
         return []
-    with _place(engine, "seed", afresh=False, room=size(there), yes=yes) as place:
+    with _place(engine, "seed", afresh=False, room=size(there), yes=yes, then=then) as place:
         notes = apply(engine, place.fill, there, into=place.name)
     for each in notes:
         say(each)
@@ -44,31 +46,17 @@ def seed(engine: Engine, *, yes: bool = False) -> list[Path]:
     return there
 
 
-def to_apply(engine: Engine) -> list[Path]:
-    """Return the files of seed/ in the order in which they are applied; what is passed over is said."""
-    folder = engine.root / "seed"
-    there, others = seeds(folder)
-    programs = [folder / name for name in others if executables.is_program(folder / name)]
-    executables.refuse_elsewhere(engine, programs)
-    if others := [name for name in others if folder / name not in programs]:
-        say(
-            "Passed over in seed/, whose files end in .sql, .sql.gz, .zst, .xz, .bz2 or .zip, or are programs that"
-            f" begin with #!: {', '.join(others)}."
-        )
-    for name in filter(lambda name: executables.begins_as_one(folder / name), others):
-        say(f"Type `chmod +x {files.typed(f'seed/{name}')}` to let it be run.")
-    return sorted(there + programs)
-
-
-def size(there: list[Path]) -> int:
-    """Return the bytes in files."""
-    return sum(file.stat().st_size for file in there)
-
-
-def apply(engine: Engine, fill: Callable[[whole.Ahead], list[str]], there: list[Path], *, into: str = "") -> list[str]:
+def apply(
+    engine: Engine,
+    fill: Callable[[whole.Ahead], list[str]],
+    there: list[Path],
+    *,
+    into: str = "",
+    by: str = "seed",
+) -> list[str]:
     """Bring files in by what fills the database `into`, and return what is to be said when they count.
 
-    Raises StackError.
+    `by` is the command. Raises StackError.
     """
     notes: list[str] = []
     for file in there:
@@ -79,7 +67,7 @@ def apply(engine: Engine, fill: Callable[[whole.Ahead], list[str]], there: list[
             else:
                 notes += _apply_sql(engine, fill, file)
         except Unfit as error:
-            raise StackError(_not_seeded(engine, file, error.what)) from None
+            raise StackError(_not_seeded(engine, file, error.what, by)) from None
     return notes
 
 
@@ -95,11 +83,11 @@ def _apply_sql(engine: Engine, fill: Callable[[whole.Ahead], list[str]], file: P
             return fill(ahead)
 
 
-def _not_seeded(engine: Engine, file: Path, why: str) -> str:
+def _not_seeded(engine: Engine, file: Path, why: str, by: str) -> str:
     kept = "nothing of seed/ was kept: the database is as it was"
     if engine.name == "external":
         kept = "nothing of it was kept; the files before it were applied"
-    return f"seed/{file.name} failed, and {kept}. The reason:\n{why}\nMend the file, then type `invoke seed`."
+    return f"seed/{file.name} failed, and {kept}. The reason:\n{why}\nMend the file, then type `invoke {by}`."
 
 
 def load(
@@ -143,7 +131,7 @@ def _load(engine: Engine, ahead: whole.Ahead, file: str, *, clean: bool, yes: bo
     half = arriving(engine, source.stack_file, typed)
     home = half.home if half else None
     if there := found or home:
-        _agree(file, found, home, clean=clean, yes=yes)
+        _agree(engine, file, found, home, clean=clean, yes=yes)
     by = f"load {'--clean ' * bool(there)}{typed}"
     try:
         with (
@@ -151,6 +139,8 @@ def _load(engine: Engine, ahead: whole.Ahead, file: str, *, clean: bool, yes: bo
             _place(engine, by, afresh=bool(found), room=source.size, yes=yes, half=half) as place,
         ):
             notes = place.fill(ahead)
+            if half:
+                place.fill_beside(half)
     except Unfit as error:
         raise StackError(
             f"{source.name} was not loaded, and the database is as it was. The reason:\n{error.what}"
@@ -162,14 +152,18 @@ def _load(engine: Engine, ahead: whole.Ahead, file: str, *, clean: bool, yes: bo
     say(f"Loaded {source.name}{', the database and Convex' * bool(half)}.{place.back}")
 
 
-def _agree(file: str, found: int, home: Path | None, *, clean: bool, yes: bool) -> None:
+def _agree(engine: Engine, file: str, found: int, home: Path | None, *, clean: bool, yes: bool) -> None:
     """Return when so many objects, and Convex's directory if there is one, may be replaced. Raises Refused."""
     objects = f"{counted(found, 'object')} (tables, views, sequences, large objects)"
     if found and not clean:
+        empty = (
+            "begin with an empty database: `invoke reset-data`, `invoke up`"
+            if engine.data
+            else ("name an empty database in DATABASE_URL")
+        )
         raise Refused(
             f"The database is not empty: {objects}. Nothing was loaded. Add --clean to replace"
-            f" {'them, and Convex with them,' if home else 'them'} in the same step, or begin with an empty database:"
-            " `invoke reset-data`, `invoke up`."
+            f" {'them, and Convex with them,' if home else 'them'} in the same step, or {empty}."
         )
     if not clean:
         raise Refused(
@@ -183,7 +177,7 @@ def _agree(file: str, found: int, home: Path | None, *, clean: bool, yes: bool) 
 class Place:
     """Where files are brought into the database: in a transaction, on a server that is run elsewhere; else aside."""
 
-    def __init__(self, engine: Engine, beside: aside.Aside | None, *, empty: bool) -> None:
+    def __init__(self, engine: Engine, beside: Aside | None, *, empty: bool) -> None:
         self._engine, self._aside, self._empty = engine, beside, empty
 
     def fill(self, ahead: whole.Ahead) -> list[str]:
@@ -192,6 +186,11 @@ class Place:
             return whole.fill(self._aside, ahead)
         single.fill(self._engine, ahead.reader, ahead.source, ahead.how, empty=self._empty)
         return whole.settle(self._engine, ahead.own)
+
+    def fill_beside(self, half: Arriving) -> None:
+        """Bring in what of Convex goes with it and is in the server. Raises StackError."""
+        if self._aside:
+            half.fill_tables(self._aside.cluster)
 
     @property
     def name(self) -> str:
@@ -208,13 +207,21 @@ class Place:
 
 @contextmanager
 def _place(
-    engine: Engine, by: str, *, afresh: bool, room: int, yes: bool = False, half: Arriving | None = None
+    engine: Engine,
+    by: str,
+    *,
+    afresh: bool,
+    room: int,
+    yes: bool = False,
+    half: Arriving | None = None,
+    then: Callable[[Aside], object] | None = None,
 ) -> Iterator[Place]:
     """Give the place to bring files to; what is done there counts when this is left without an error."""
     if engine.name == "external":
         yield Place(engine, None, empty=afresh)
         return
-    with aside.exchanged(engine, by, afresh=afresh, room=room, yes=yes, half=half) as beside:
+    make = make_empty if afresh else None
+    with aside.exchanged(engine, by, make=make, room=room, yes=yes, half=half, then=then) as beside:
         yield Place(engine, beside, empty=afresh)
 
 

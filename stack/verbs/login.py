@@ -26,9 +26,11 @@ LATE = (
 )
 """What to say of a login that did not come to its end."""
 
+STANDBY = " (a standby, which can only be read)"
+
 
 def login(endpoint: Endpoint, engine: Engine) -> str:
-    """Log in as the user would, and return the server's version.
+    """Log in as the user would, and return the server's version, with `STANDBY` behind that of one.
 
     Raises LoginFailed, and Stranger when it is another server than the engine's that has let us in.
     """
@@ -47,7 +49,8 @@ def login(endpoint: Endpoint, engine: Engine) -> str:
             raise
         except StackError:
             pass  # nobody can tell: enough to look at it, not to change it
-        return connection.info.parameter_status("server_version") or "unknown"
+        told = connection.info.parameter_status
+        return (told("server_version") or "unknown") + STANDBY * (told("in_hot_standby") == "on")
 
 
 def telling(said: str) -> str:

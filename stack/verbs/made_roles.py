@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from stack.ground.talk import say
 from stack.server.admin import Cluster
-from stack.verbs.store import read_json
+from stack.verbs.facts import read_json
 
 ROLE = '{"stack": 2, "made for": "'
 """How the comment begins on a role that was made for a database that is being filled; its name follows."""
@@ -53,6 +53,11 @@ def make(cluster: Cluster, role: str, database: str) -> bool:
     except psycopg.errors.LockNotAvailable:
         return False
     return True
+
+
+def made_for(cluster: Cluster, database: str) -> bool:
+    """Whether any role was made for a database, and goes with it."""
+    return bool(cluster.rows(_MADE_FOR, f'{ROLE}{database}"'))
 
 
 def keep(cluster: Cluster, database: str) -> None:

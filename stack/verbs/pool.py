@@ -21,14 +21,18 @@ PATIENCE = 60.0
 """Seconds in which one more copy is to be ready."""
 
 
+def wanted(typed: str) -> int:
+    """Return how many copies are wanted. Raises Refused for what is no such number."""
+    if not (size := typed or str(SIZE)).isdecimal() or not 0 < int(size) <= MOST:
+        raise Refused(f"--size {typed} is no number of copies: from 1 to {MOST}. Nothing was done.")
+    return int(size)
+
+
 def make(engine: Engine, name: str, size: int) -> None:
     """Keep `size` copies of a snapshot, in the place of the pool that is there; return when they are ready.
 
     Raises Refused when there is no such snapshot, StackError when there is no room.
     """
-    size = size or SIZE
-    if not 0 < size <= MOST:
-        raise Refused(f"--size {size} is no number of copies: from 1 to {MOST}. Nothing was done.")
     with exchange.at_work(engine) as cluster:
         leases.check(cluster)
         before = leases.pool_of(cluster)

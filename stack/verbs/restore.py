@@ -14,18 +14,21 @@ from stack.ground.catalog import BACKEND
 from stack.ground.errors import Refused
 from stack.ground.talk import say
 from stack.server.admin import Cluster
-from stack.verbs import exchange, halves, spares
+from stack.verbs import convex_tables, exchange, halves, spares
 from stack.verbs.drop import BACK, HALF_BACK, Beside, keep_back, keep_convex_back, make_stand_in, what_goes
+from stack.verbs.facts import MARK
+from stack.verbs.forks import beside
 from stack.verbs.spares import ask_what_goes, refuse_prepared, spare_of, tell_sessions
 from stack.verbs.store import (
-    MARK,
     SNAPSHOT,
     SPARE,
     UNDO,
     Snapshot,
+    convex_of,
     find_one,
     free_name,
     of_database,
+    option,
     typed,
 )
 from stack.verbs.wait import wait_usable
@@ -36,14 +39,18 @@ PATIENCE = 60.0
 """Seconds that Convex may take until it answers again."""
 
 
-def restore(engine: Engine, name: str = "", *, only: str = "", keep: bool = False, yes: bool = False) -> None:
+def restore(
+    engine: Engine, name: str = "", *, only: str = "", keep: bool = False, yes: bool = False, database: str = ""
+) -> None:
     """Put a snapshot, the newest when there is no name, in the place of the database and of Convex's directory.
 
     With spares that is a few renames; without, copies are made first. What is replaced is what `undo` brings back, or
     becomes a snapshot with `keep`. Replication slots and subscriptions do not come along: they are named, and when one
-    is in use, that is asked about unless `yes`. Raises StackError; all is then as it was.
+    is in use, that is asked about unless `yes`. A fork that `database` names is replaced by a snapshot of it. Raises
+    StackError; all is then as it was.
     """
-    bring_back(engine, lambda cluster: find_one(cluster, name), only=only, keep=keep, yes=yes)
+    fork = beside(engine, database)
+    bring_back(engine, lambda cluster: find_one(cluster, name), only=only, keep=keep, yes=yes, fork=fork)
 
 
 def bring_back(
@@ -54,23 +61,24 @@ def bring_back(
     keep: bool = False,
     yes: bool = False,
     by: str = "",
+    fork: str = "",
 ) -> bool:
     """Do what `restore` does with the snapshot that is chosen; return False, with nothing done, when none is.
 
     `by` is the command that `undo` takes back, as it is typed, where it is not `restore`.
     """
-    only = what(engine, only, ONLY)
+    only = what(engine, only, ONLY, fork)
     if only == "convex" and keep:
         raise Refused(
             "`--keep` makes a snapshot of what is replaced, and a snapshot has the database in it. Nothing was done."
             " Leave out --keep, and `invoke undo` brings back what is replaced; or type `invoke snapshot` first."
         )
-    with exchange.at_work(engine) as cluster:
+    with exchange.at_work(engine, fork) as cluster:
         snapshot = choose(cluster)
         if not snapshot:
             return False
         half = _half(engine, cluster, snapshot, only)
-        by = by or f"restore {typed(snapshot.name)}{' --only convex' * (only == 'convex')}"
+        by = by or f"restore {typed(snapshot.name)}{' --only convex' * (only == 'convex')}{option(cluster)}"
         told = _replace(engine, cluster, snapshot, half, How(by, only != "convex", keep, yes))
         spares.tell_and_tidy(engine, cluster)
     spares.go_on_in_background(engine)
@@ -100,8 +108,12 @@ class How(NamedTuple):
     yes: bool
 
 
-def what(engine: Engine, only: str, allowed: tuple[str, ...]) -> str:
+def what(engine: Engine, only: str, allowed: tuple[str, ...], fork: str = "") -> str:
     """Return which parts are meant: both, pg or convex. Raises Refused for another word, or without a Convex."""
+    if fork:
+        if only not in ("", "pg"):
+            raise Refused("A fork has no Convex beside it, so nothing was done. Leave out --only.")
+        return "pg"
     if only not in allowed:
         parts = ", ".join(filter(None, allowed))
         raise Refused(f"--only {only!r} is not to be had here, so nothing was done. Choose one of: {parts}.")
@@ -119,7 +131,8 @@ class Half:
         self._there = halves.Halves(engine, cluster)
         self._stored, self._spare = self._there.of(snapshot.stored), self._there.of(SPARE + snapshot.id)
         self.home = halves.home(engine)
-        self.goes = not self.home or not halves.same(self.home, self._stored)
+        self._own = convex_tables.home(engine)
+        self.goes = not self.home or bool(self._own) or not halves.same(self.home, self._stored)
         """Whether it has to be exchanged at all."""
 
     def make_ready(self) -> None:
@@ -127,23 +140,30 @@ class Half:
         image, built = self.convex.image()
         its = self._snapshot
         without = f"`invoke restore {typed(its.name)} --only pg` brings back the database alone."
-        if not self._stored.is_dir():
-            raise Refused(
-                f"Convex's part of the snapshot {its.name} is gone: {self._stored} does not exist. Nothing was done.",
-                cure=without,
-            )
+        convex_tables.refuse_another_home(self._engine, f"the snapshot {its.name}", its.convex_in, without)
+        tables = convex_of(its.stored) if its.convex_in else ""
+        convex_tables.refuse_gone(self._cluster, f"the snapshot {its.name}", (self._stored, tables), without)
         begins = f"The snapshot {its.name} was taken"
         halves.compare(begins, halves.Image(its.convex, its.convex_built), halves.Image(image, built), without)
         if not self._spare.exists():
             say(f"There is no spare copy of Convex's part of {its.name} yet, so one is made first.")
             halves.copy(self.convex, self._there, self._stored, self._spare)
-        self.kept = Beside(uuid.uuid4().hex, image, built)
+        self.kept = Beside(uuid.uuid4().hex, image, built, self._own)
         self._keys = halves.Keys(self._engine)
 
     def along(self, database: str, kept_as: str) -> AbstractContextManager[None]:
         """Let it go with the database that takes the user's place within; empty: alone."""
-        source, target = SPARE + self._snapshot.id, kept_as + self.kept.digits
-        return exchange.along(self._engine, self._cluster, source, target, database)
+        names = SPARE + self._snapshot.id, kept_as + self.kept.digits
+        return exchange.along(self._engine, self._cluster, names, database)
+
+    def make_tables_ready(self) -> None:
+        """See to it that there is a copy of its tables to give away, where they are in the server."""
+        self._new = convex_tables.spare(self._engine, self._cluster, self._snapshot) if self._own else ""
+
+    def exchange_tables(self, kept_as: str) -> None:
+        """Let them take their place, within the transaction that makes the exchange."""
+        if self._own:
+            convex_tables.exchange(self._cluster, self._new, self._own, kept_as + self.kept.digits)
 
     def tell_keys(self) -> None:
         """Say so when the admin keys that were given out do not work any more: they come back with the directory."""
@@ -184,6 +204,8 @@ def _replace_database(engine: Engine, cluster: Cluster, snapshot: Snapshot, half
     refuse_prepared(cluster, cluster.database)
     told = ask_what_goes(cluster, cluster.database, set(), keep=how.keep, yes=how.yes)
     new = spare_of(engine, cluster, snapshot)
+    if half:
+        half.make_tables_ready()
     there = cluster.oid(cluster.database) is not None
     ask_what_goes(cluster, cluster.database, told, keep=how.keep, yes=how.yes)  # a copy may have taken a while
     beside, back = half.kept if half else Beside(), ""
@@ -204,6 +226,8 @@ def _replace_database(engine: Engine, cluster: Cluster, snapshot: Snapshot, half
         if stand_in and not back:
             keep_convex_back(cluster, stand_in, how.by, beside)
             back = HALF_BACK
+        if half:
+            half.exchange_tables(SNAPSHOT if how.keep else UNDO)
         cluster.rename(new, cluster.database)
     return back
 
@@ -211,8 +235,10 @@ def _replace_database(engine: Engine, cluster: Cluster, snapshot: Snapshot, half
 def _replace_convex(cluster: Cluster, snapshot: Snapshot, half: Half, how: How) -> str:
     """Give Convex its half alone; return what `undo` would bring back."""
     spares.take_over(cluster)
+    half.make_tables_ready()
     stand_in = make_stand_in(cluster, snapshot.stored, half.kept)
     with half.along("", UNDO), cluster.transaction():
+        half.exchange_tables(UNDO)
         keep_convex_back(cluster, stand_in, how.by, half.kept)
     return BACK
 
@@ -222,7 +248,7 @@ def _keep(cluster: Cluster, restored: Snapshot, turn: int, half: Beside) -> None
     kept = Snapshot(
         half.digits or uuid.uuid4().hex, 0, "none", free_name(of_database(cluster)), cluster.database, time.time(), 0,
         cluster.version, f"replaced by {restored.name}", *cluster.marks(cluster.database), turn,
-        convex=half.image, convex_built=half.built,
+        convex=half.image, convex_built=half.built, convex_in=half.tables,
     )  # fmt: skip
     cluster.allow(cluster.database, anybody=False, limit=MARK)
     cluster.set_comment(cluster.database, kept.facts())

@@ -9,8 +9,8 @@ from stack.engines.choose import ENGINES, with_data
 from stack.ground import disk, dotenv, files, settings
 from stack.ground.catalog import IMAGES
 from stack.ground.errors import Refused, StackError
+from stack.ground.layers import layer_files
 from stack.ground.run import look
-from stack.ground.settings import layer_files
 from stack.ground.volume import LAYER
 from stack.verbs.halves import newer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import secrets
+import time
 from collections.abc import Callable
 
 from stack.engines.base import Engine
@@ -18,16 +19,29 @@ from stack.verbs.causes import known
 from stack.verbs.feed import Piped, Readable, Reader, Tape, Unfit, printed, session, words
 from stack.verbs.whole import AS_PSQL, CUT, IN_THE_MIDDLE, SWALLOWED, How, Lines, archive_contents, errors
 
+PATIENCE = 30.0
+"""Seconds that the server may take to commit once the connection has broken."""
 _OR_ELSE = f"On a server that is run elsewhere a file is applied in one transaction. {AS_PSQL}"
+# A pooler gives the session to the next client: what the file has set goes, and so does what we have made.
 _WHOLE = (
     SWALLOWED
     + b"""
-SELECT set_config('stack.whole', 'yes', true) AS stack_whole, pg_current_xact_id() AS stack_xid FROM pg_temp.stack_whole
+SET SESSION AUTHORIZATION DEFAULT;
+SELECT set_config('stack.whole', 'yes', true) AS stack_whole, pg_current_xact_id() AS stack_xid,
+    pg_temp.stack_timeline() FROM pg_temp.stack_whole
 \\gset
-\\echo %b :stack_xid
+\\echo %b :stack_xid :stack_timeline
+SET CONSTRAINTS pg_temp.stack_whole IMMEDIATE;
+DROP TABLE pg_temp.stack_whole;
+DROP FUNCTION pg_temp.stack_whole(), pg_temp.stack_timeline();
+RESET ALL;
 COMMIT;
 \\echo %b :ERROR
 """
+)
+STANDBY = (
+    "The server that DATABASE_URL names is a standby, which can only be read, so nothing was done. Name the primary"
+    " there; or all of them, and libpq finds it: `postgresql://user@host1,host2/database?target_session_attrs=read-write`."
 )
 # After a COPY psql 17.12 reads no line behind an empty statement, so a semicolon goes only where one is missing.
 _FINISHED = re.compile(rb"(?:;|^\\[^\n]*|\A)(?:\s|--[^\n]*(?:\n|\Z))*\Z", re.MULTILINE)
@@ -122,27 +136,42 @@ class _Transaction:
                 return CUT
             if f"{self._token} false" in out or _committed(self._engine, self._token, out):
                 return ""
+            if "cannot set transaction read-write mode during recovery" in said:
+                raise StackError(STANDBY)
             said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{where(int(found[1]))}: ", said)
             return _why(said, swallowed=last > lines.number and self._token not in out) or words(psql, code)
 
 
 def _committed(engine: Engine, token: str, out: str) -> bool:
-    """Return whether the server has committed, though psql could not say so."""
-    if not (found := re.search(rf"{token} (\d+)", out)):
+    """Return whether the server has committed, though psql could not say so.
+
+    Raises StackError when that cannot be known: the server does not answer, is still at it after `PATIENCE`, or is
+    another now, where that transaction's number is another's.
+    """
+    if not (found := re.search(rf"{token} (\d+) (\w*)", out)):
         return False
-    asked = look(*engine.client("psql", "-XAtqc", f"SELECT pg_xact_status('{found[1]}')"))
-    if asked.returncode:
-        raise StackError(
-            f"The connection broke when the server was told to commit, and whether it did cannot be asked:"
-            f" {asked.stderr.strip()} Look whether the rows are there when it answers again."
-        )
-    return asked.stdout.strip() == "committed"
+    same = f"NOT pg_is_in_recovery() AND {_TIMELINE} = '{found[2]}'" if found[2] else "true"
+    query = f"SELECT CASE WHEN {same} THEN pg_xact_status('{found[1]}') END"
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        asked = look(*engine.client("psql", "-XAtqc", query))
+        status = asked.stdout.strip()
+        if asked.returncode or status != "in progress" or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if status in ("committed", "aborted"):
+        return status == "committed"
+    why = asked.stderr.strip() or ("it is still at it." if status else "another server has taken over since.")
+    raise StackError(
+        f"The connection broke when the server was told to commit, and whether it did cannot be asked: {why} Look"
+        " whether the rows are there when it answers again."
+    )
 
 
 def _why(said: str, *, swallowed: bool) -> str:
     if "COMMIT in the middle (stack_whole)" in said:
         return f"{said.partition('psql:')[0].partition(': ')[0]} says COMMIT, and the file goes on. {_OR_ELSE}"
-    if "in a read-only transaction" in said or '"pg_temp.stack_whole" does not exist' in said:
+    if '"pg_temp.stack_whole" does not exist' in said:
         return f"the file says ROLLBACK, or goes to another database, so nothing of it would stay. {_OR_ELSE}"
     if "cannot run inside a transaction block" in said or "cannot be executed from a function" in said:
         return f"{said}\n{_OR_ELSE}"
@@ -190,9 +219,12 @@ def _one_line(statements: bytes) -> bytes:
     return b" ".join(statements.split()) + b" "
 
 
+# It changes when a standby takes over. Not every server that is lent says it.
+_TIMELINE = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 # A file may say COMMIT or ROLLBACK itself, and psql goes on. The row that is written here lets nobody commit before
 # `_WHOLE`, and what comes after a ROLLBACK finds no row.
-_BEGIN = _one_line(b"""
+_BEGIN = _one_line(
+    b"""
     BEGIN READ WRITE; SET LOCAL client_min_messages = warning;
     CREATE FUNCTION pg_temp.stack_whole() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
         IF current_setting(''stack.whole'', true) = ''yes'' THEN RETURN NULL; END IF;
@@ -201,7 +233,11 @@ _BEGIN = _one_line(b"""
     CREATE CONSTRAINT TRIGGER stack_whole AFTER INSERT ON pg_temp.stack_whole DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION pg_temp.stack_whole();
     INSERT INTO pg_temp.stack_whole DEFAULT VALUES;
-""")
+    CREATE FUNCTION pg_temp.stack_timeline() RETURNS text LANGUAGE plpgsql AS 'BEGIN
+        RETURN %b; EXCEPTION WHEN OTHERS THEN RETURN ''''; END';
+"""
+    % _TIMELINE.encode()
+)
 # What is owned by somebody whom we may not act for, as an extension of the superuser's, stays.
 EMPTY = _one_line(b"""
     DO $$ DECLARE each record; BEGIN

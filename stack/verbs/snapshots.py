@@ -16,21 +16,36 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.tables import print_columns
 from stack.ground.talk import confirm, give, human, say
 from stack.server.admin import Cluster
-from stack.verbs import exchange, spares
+from stack.verbs import convex_tables, exchange, spares
 from stack.verbs.drop import BACK, clear_out, doom, keep_snapshot_back, kept_back, what_goes
+from stack.verbs.forks import beside
 from stack.verbs.halves import Copied, Halves, copier, same_moment
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
 from stack.verbs.restore import what
 from stack.verbs.spares import refuse_prepared, take_over, tell_and_tidy
-from stack.verbs.store import Snapshot, every_one, find_one, free_name, of_database, typed, unwanted_copies
+from stack.verbs.store import (
+    Snapshot,
+    convex_of,
+    every_one,
+    find_one,
+    free_name,
+    of_database,
+    option,
+    typed,
+    unwanted_copies,
+)
 
 LONGEST = 200
 """Characters in the name of a snapshot: more than a person reads in a table."""
 
 
-def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool = False, only: str = "") -> str:
+def take(
+    engine: Engine, name: str = "", *, message: str = "", overwrite: bool = False, only: str = "", database: str = ""
+) -> str:
     """Copy the database, and Convex's directory, into a snapshot, and return its name; without one the clock gives it.
+
+    A fork that `database` names is copied alone.
 
     Ends the sessions on the database; new ones wait until the copy is made, and Convex stands still meanwhile. Raises
     Refused when the name is taken (unless `overwrite`) or cannot be one, StackError when there is no room or a copy
@@ -39,8 +54,9 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
     name = _checked(name) if name else ""
     if not message.isprintable():
         raise Refused("A message is one line of printable characters. Nothing was done.")
-    only = what(engine, only, ("", "both", "pg"))
-    with copier(engine, wanted=only == "both") as copied, exchange.at_work(engine) as cluster:
+    fork = beside(engine, database)
+    only = what(engine, only, ("", "both", "pg"), fork)
+    with copier(engine, wanted=only == "both") as copied, exchange.at_work(engine, fork) as cluster:
         there = of_database(cluster)
         name = name or free_name(there)
         old = [each for each in there if each.name == name]
@@ -50,16 +66,19 @@ def take(engine: Engine, name: str = "", *, message: str = "", overwrite: bool =
             )
         if cluster.oid(cluster.database) is None:
             raise StackError(f"There is no database {cluster.database!r} to take a snapshot of. Type `invoke doctor`.")
-        for database in (cluster.database, *(each.stored for each in old)):
-            refuse_prepared(cluster, database)
+        for its in (cluster.database, *(each.stored for each in old)):
+            refuse_prepared(cluster, its)
         take_over(cluster)
-        spares.make_room(engine, cluster, cluster.size(cluster.database))
+        own = convex_tables.home(engine) if copied.half else ""
+        spares.make_room(engine, cluster, sum(map(cluster.size, filter(cluster.oid, (cluster.database, own)))))
         with same_moment(engine, cluster, copied):
+            copied.tables = convex_tables.copy(engine, cluster, own) if own else ""
             made = spares.copy_database(engine, cluster)
         new = _become_snapshot(engine, cluster, (made, copied), old, (name, message))
         tell_and_tidy(engine, cluster)
+        told = _told(new, copied, option(cluster))
     spares.go_on_in_background(engine)
-    say(_told(new, copied))
+    say(told)
     return name
 
 
@@ -75,15 +94,18 @@ def _become_snapshot(
         uuid.uuid4().hex, size, "none", name, cluster.database, now, now, cluster.version, message, comment, limit,
         template, convex=copied.image, convex_built=copied.built, convex_size=copied.size,
     )  # fmt: skip
+    if copied.tables:
+        more = cluster.size(copied.tables)
+        new = replace(new, convex_in=convex_tables.home(engine), convex_size=copied.size + more)
     if copied.half:  # until the database has its name it is nobody's
         there = Halves(engine, cluster)
         copied.half.rename(there.of(new.stored))
         files.sync_directory(there.data)
-    return become(cluster, database, new, old)
+    return become(cluster, database, new, old, copied.tables)
 
 
-def become(cluster: Cluster, database: str, new: Snapshot, old: list[Snapshot]) -> Snapshot:
-    """Let a copy be a new snapshot, in the place of old ones; return it with its turn."""
+def become(cluster: Cluster, database: str, new: Snapshot, old: list[Snapshot], tables: str = "") -> Snapshot:
+    """Let a copy be a new snapshot, with that of Convex's `tables`, in the place of old ones; return it so."""
     for each in old:
         clear_out(cluster, each)
     with cluster.transaction():
@@ -93,24 +115,26 @@ def become(cluster: Cluster, database: str, new: Snapshot, old: list[Snapshot]) 
             doom(cluster, each)
         cluster.rename(database, new.stored)
         cluster.set_comment(new.stored, new.facts())
+        if tables:
+            cluster.rename(tables, convex_of(new.stored))
     return new
 
 
-def _told(new: Snapshot, copied: Copied) -> str:
+def _told(new: Snapshot, copied: Copied, its: str) -> str:
     what, parts = f"Took the snapshot {new.name} of {new.database} ({human(new.size)})", "it"
     if copied.still:
         what, parts = f"{what} and Convex ({human(new.convex_size)})", "both"
-    return f"{what}{copied.stood}. `invoke restore {typed(new.name)}` brings {parts} back."
+    return f"{what}{copied.stood}. `invoke restore {typed(new.name)}{its}` brings {parts} back."
 
 
-def drop(engine: Engine, name: str, *, yes: bool) -> None:
-    """Delete a snapshot, after asking; `undo` brings it back.
+def drop(engine: Engine, name: str, *, yes: bool, database: str = "") -> None:
+    """Delete a snapshot, of a fork when `database` names one, after asking; `undo` brings it back.
 
     Raises Refused when there is none of that name, or the user says no.
     """
     if not name:
         raise Refused("Which snapshot? Type `invoke drop-snapshot NAME`; `invoke snapshots` lists them.")
-    with exchange.at_work(engine) as cluster:
+    with exchange.at_work(engine, beside(engine, database), gone=True) as cluster:
         snapshot = find_one(cluster, name)
         parts = human(snapshot.size) + f" and {human(snapshot.convex_size)} of Convex" * bool(snapshot.convex)
         what = f"{snapshot.name} ({parts}, taken {snapshot.moment})"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import Thread
 
 from stack.engines.base import Engine, need
 from stack.ground import disk
@@ -14,11 +15,14 @@ from stack.ground.errors import Refused, StackError
 from stack.ground.run import start
 from stack.ground.talk import confirm, counted, human, live, say
 from stack.ground.threads import begin
+from stack.ground.trash import KEPT
 from stack.server import waits
 from stack.server.admin import Cluster
 from stack.server.session import LoginFailed
-from stack.verbs import halves, leases, made_roles, wipe
-from stack.verbs.drop import clear_all_but, drop_one, end_forks, give_way, what_goes
+from stack.verbs import halves, leases, made_roles
+from stack.verbs.drop import clear_all_but, doom, drop_one, give_way, what_goes
+from stack.verbs.facts import MARK, made_comment
+from stack.verbs.forks import end_forks
 from stack.verbs.login import administrator
 from stack.verbs.names import remember
 from stack.verbs.store import (
@@ -27,13 +31,12 @@ from stack.verbs.store import (
     KEEPER,
     MAKER,
     MAKING,
-    MARK,
     SPARE,
     Snapshot,
     all_stored,
+    convex_of,
+    every_one,
     find_one,
-    made_comment,
-    of_database,
     unwanted_copies,
 )
 
@@ -60,14 +63,14 @@ def keep_ready(engine: Engine) -> bool:
                 _make_spare_half(engine, cluster, wanted)
             if wanted and wanted.spare != "ready" and room_left(engine, cluster) > wanted.size + RESERVE:
                 _make_spare(cluster, wanted)
+            if wanted and wanted.convex_in and room_left(engine, cluster) > wanted.convex_size + RESERVE:
+                _make_spare(cluster, wanted, convex_of)
             if room_left(engine, cluster) < MARGIN:
                 give_way(cluster)
             clear_all_but(cluster, SPARE + wanted.id if wanted else "")
             wanted = wanted_snapshot(engine, cluster)
             if not wanted or wanted.spare == "ready":
                 break
-    with suppress(StackError):
-        wipe.sweep(engine)
     return pool
 
 
@@ -81,8 +84,9 @@ def clear(engine: Engine) -> None:
 
 
 def wanted_snapshot(engine: Engine, cluster: Cluster) -> Snapshot | None:
-    """Return the snapshot that is to have a spare."""
-    there = of_database(cluster) if engine.settings.spare else []
+    """Return the snapshot that is to have a spare: one of the user's database, and of no fork."""
+    there = every_one(cluster) if engine.settings.spare else []
+    there = [each for each in there if each.database == cluster.configured and not each.part]
     return max(there, key=lambda each: each.last_used, default=None)
 
 
@@ -96,16 +100,17 @@ def _make_spare_half(engine: Engine, cluster: Cluster, wanted: Snapshot) -> None
             halves.copy(engine.convex, there, source, spare)
 
 
-def _make_spare(cluster: Cluster, wanted: Snapshot) -> None:
+def _make_spare(cluster: Cluster, wanted: Snapshot, called: Callable[[str], str] = str) -> None:
+    """Copy a snapshot, or what goes with it and is `called` after it, to what its spare is called."""
     import psycopg
 
-    spare, made = SPARE + wanted.id, MAKING + uuid.uuid4().hex
+    source, spare, made = called(wanted.stored), called(SPARE + wanted.id), MAKING + uuid.uuid4().hex
     for each in all_stored(cluster):
-        if each.name == spare and (not each.ours or drop_one(cluster, each)):
-            return  # the name is taken: `restore` makes a copy
+        if each.name == spare and (each.is_ready or not each.ours or drop_one(cluster, each)):
+            return  # it is there, or the name is taken: `restore` makes a copy
     try:
         cluster.rows("SELECT set_config('application_name', %s, false)", COPY + wanted.id)  # tells `restore`
-        cluster.copy(wanted.stored, made, limit=MARK, comment=made_comment())
+        cluster.copy(source, made, limit=MARK, comment=made_comment())
         cluster.rename(made, spare)
     except (psycopg.Error, StackError):
         if cluster.connection.closed:
@@ -155,7 +160,7 @@ def spare_of(engine: Engine, cluster: Cluster, snapshot: Snapshot) -> str:
 
 def make_copy(engine: Engine, cluster: Cluster, source: str, title: str, size: int) -> str:
     """Copy a database in front of the user, and return the name of the copy. Raises StackError without the room."""
-    make_room(engine, cluster, size)
+    make_room(engine, cluster, size, source)
     if room_left(engine, cluster) < size + MARGIN:
         raise StackError(
             f"There is no room for a copy of the database: it takes {human(size)}, and"
@@ -191,8 +196,20 @@ def clear_making(cluster: Cluster, before: set[int] | None = None) -> None:
             made_roles.tell_left(cluster, before)
 
 
-def make_room(engine: Engine, cluster: Cluster, size: int) -> None:
-    """Give up what is kept for convenience, as far as so many bytes need it: first what `undo` would bring back."""
+def make_room(engine: Engine, cluster: Cluster, size: int, source: str = "") -> None:
+    """Give up what is kept for convenience, as far as so many bytes need it; not what is to be copied, the `source`.
+
+    First that is what a reset has kept and what `fresh` would begin from, which can be made again, then what `undo`
+    would bring back.
+    """
+    short = room_left(engine, cluster) < size + MARGIN and any((engine.root / "data").glob(f"{KEPT}-*"))
+    if short and (giving_up := in_background(engine, "give_up_kept")):
+        giving_up.join()
+    if room_left(engine, cluster) < size + MARGIN:
+        parts = [each for each in every_one(cluster) if each.part and each.stored != source]
+        for each in parts:
+            doom(cluster, each)
+        clear_all_but(cluster, SPARE)
     if room_left(engine, cluster) < size + MARGIN and give_way(cluster):
         clear_all_but(cluster, SPARE)
         remember(engine, cluster)
@@ -227,11 +244,15 @@ def go_on_in_background(engine: Engine) -> None:
     in_background(engine)
 
 
-def in_background(engine: Engine, work: str = "in_background") -> None:
-    """Let what `keeper` does in the background run in a process that outlives this one and its terminal."""
+def in_background(engine: Engine, work: str = "in_background") -> Thread | None:
+    """Let what `keeper` does in the background run in a process that outlives this one and its terminal.
+
+    Return the thread that waits for its end; None when it cannot be started.
+    """
     program = f"from stack.engines import choose; from stack.verbs import keeper; keeper.{work}(choose.choose())"
     with suppress(StackError):  # what was asked for is done, and a spare is a convenience
-        begin(start([sys.executable, "-c", program], outlives=engine.root).wait)
+        return begin(start([sys.executable, "-c", program], outlives=engine.root).wait)
+    return None
 
 
 def refuse_prepared(cluster: Cluster, database: str) -> None:

@@ -12,7 +12,7 @@ from stack.ground.talk import give, human, say
 from stack.server.identity import Stranger
 from stack.server.session import LoginFailed
 from stack.verbs.causes import explain
-from stack.verbs.login import judged, login, telling
+from stack.verbs.login import STANDBY, judged, login, telling
 from stack.verbs.wipe import size
 
 HEALTHY, UNHEALTHY, NOT_RUNNING = 0, 1, 3
@@ -29,7 +29,9 @@ def status(engine: Engine, *, as_json: bool) -> int:
     else:
         _print_table(rows)
         places = ", ".join(str(service.data) for service in services if service.data)
-        say(f"Engine: {engine.name}.{' Data: ' * bool(places)}{places}{'.' * bool(places)}")
+        told = f"Engine: {engine.name}.{' Data: ' * bool(places)}{places}{'.' * bool(places)}"
+        database = engine.convex.database() if engine.convex else ""
+        say(f"{told} Convex keeps its tables in the database {database}." if database else told)
     for each in why:
         say(each)
     if all(row["health"] in ("healthy", "") and service.ready for row, service in zip(rows, services, strict=True)):
@@ -49,7 +51,10 @@ def _row(engine: Engine, service: Service, why: list[str]) -> dict[str, Any]:
         why.append(f"{service.name}: {found[0]}. {found[1]}")
     if service.name == "postgres" and service.ready and (endpoint := engine.endpoint()):
         try:
-            version = login(endpoint, engine).split()[0]
+            told = login(endpoint, engine)
+            version = told.split()[0]
+            if told.endswith(STANDBY):
+                why.append(f"{service.name} is {STANDBY.strip(' ()')}: `load` and `seed` need the primary.")
         except LoginFailed as error:
             health = f"login failed: {telling(str(error))}"
             if found := explain(engine, judged(str(error))):

@@ -6,14 +6,14 @@ import json
 import shlex
 import time
 import unicodedata
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stack.ground.errors import Refused
 from stack.ground.talk import ago
 from stack.server.admin import Cluster
+from stack.verbs.facts import COMMENT, MARK, read_facts, read_json
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -24,17 +24,14 @@ MAKING = "stack_making_"
 """The same of one that is being made: a file that fills it may say its name without quotes, as `:DBNAME` does."""
 POOL = "stack_pool_"
 """The same before a number of one that `stack.take()` hands out: people see it."""
-OURS = "^(stack([-_])(snapshot|spare|making|doomed|undo)\\2[0-9a-f]{32}|stack_pool_[1-9][0-9]{0,17})$"
-MARK = 0x57AC57AC
-"""The connection limit of our databases: a name may be anybody's, and CREATE DATABASE sets this along with it.
-
-The limit that the user's database has stands among the facts, and comes back with it."""
+OURS = (
+    "^(stack([-_])(snapshot|spare|making|doomed|undo)\\2[0-9a-f]{32}|stack_pool_[1-9][0-9]{0,17}"
+    "|stack-convex-(snapshot|spare|undo)-[0-9a-f]{32})$"
+)
 FILLING = 0
 """The connection limit of one that a file is loaded into: none but superusers may enter."""
 HALF_DROPPED = -2
 """The connection limit by which PostgreSQL marks what a killed server was dropping. Our comment is still there then."""
-COMMENT = '{"stack": '
-"""How the comment on each of our databases begins."""
 WORK, KEEPER, COPY = "stack-work", "stack-keeper", "stack-copy-"
 """What our sessions are called: a command's, the background's, and, before 32 digits, whose who copies a snapshot."""
 MAKER = 0x57AC
@@ -48,8 +45,6 @@ AT_WORK: LiteralString = """
 """Our other sessions at work. A name may be anybody's: they also are where we are, and hold the lock or wait for it."""
 BEFORE = {"name", "database", "taken", "used", "server_version", "message", "comment"}
 """The facts that a snapshot told before ours had a mark."""
-LATEST = 250_000_000_000
-"""Seconds since 1970: no clock that is shown is beyond the year 9892."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,16 @@ class Snapshot:
     """When that image was built."""
     convex_size: int = 0
     """The bytes in that directory; 0 where nobody has counted them."""
+    convex_in: str = ""
+    """The database in which that backend kept its tables, a copy of which is beside ours; empty: in its directory."""
     pg: bool = True
     """Whether there is a database in it; else it stands for a directory of Convex alone."""
+    seed: str = ""
+    """What the runs of seed/'s files are called that it was made of, one file longer each; empty: not by `fresh`."""
+    part: bool = False
+    """Whether more files followed: `fresh` begins from it, and nobody has asked for it."""
+    roles: list[str] = field(default_factory=list)
+    """The roles that those files name: they are the server's, so another command may have dropped one."""
 
     @property
     def stored(self) -> str:
@@ -150,6 +153,11 @@ class Stored(NamedTuple):
         return self.limit == MARK or (self.name.startswith(SNAPSHOT) and read_facts(self.comment).keys() >= BEFORE)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it is whole, and may be given away."""
+        return self.ours and not (self.half_dropped or self.enterable or self.in_use)
+
+    @property
     def is_snapshot(self) -> bool:
         """Whether it holds a snapshot."""
         return self.ours and self.name.startswith(SNAPSHOT) and not self.half_dropped
@@ -187,7 +195,7 @@ def all_stored(cluster: Cluster) -> list[Stored]:
 def every_one(cluster: Cluster) -> list[Snapshot]:
     """Return every snapshot, the newest first."""
     stored = all_stored(cluster)
-    ready = {each.name for each in stored if each.ours and not (each.half_dropped or each.enterable or each.in_use)}
+    ready = {each.name for each in stored if each.is_ready}
     prepared = {name for (name,) in cluster.rows(f"SELECT a.application_name {AT_WORK}")}
     found = []
     for each in filter(lambda each: each.is_snapshot, stored):
@@ -197,53 +205,6 @@ def every_one(cluster: Cluster) -> list[Snapshot]:
         facts = {"name": each.name, "limit": limit, **read_facts(each.comment)}
         found.append(Snapshot(digits, each.size, spare, **facts))
     return sorted(found, key=lambda each: each.order, reverse=True)
-
-
-def read_facts(comment: str | None) -> dict[str, Any]:
-    """Return what a comment tells, as far as it can be used: somebody may have changed it."""
-
-    def words(value: object) -> bool:
-        return isinstance(value, str) and value.isprintable()
-
-    def clock(value: object) -> bool:
-        return isinstance(value, (int, float)) and 0 <= value < LATEST
-
-    def whole(low: int, high: int) -> Callable[[object], bool]:
-        return lambda value: type(value) is int and low <= value < high
-
-    judges: dict[str, Callable[[object], bool]] = {
-        "name": lambda value: words(value) and bool(value),
-        "database": lambda value: isinstance(value, str),
-        "taken": clock,
-        "used": clock,
-        "server_version": words,
-        "message": words,
-        "comment": lambda value: value is None or isinstance(value, str),
-        "limit": whole(-1, MARK),
-        "template": lambda value: isinstance(value, bool),
-        "turn": whole(0, 1 << 64),
-        "used_turn": whole(0, 1 << 64),
-        "convex": words,
-        "convex_built": words,
-        "convex_size": whole(0, 1 << 64),
-        "pg": lambda value: isinstance(value, bool),
-    }
-    told = read_json(comment)
-    return {name: told[name] for name, can_be in judges.items() if name in told and can_be(told[name])}
-
-
-def read_json(comment: str | None) -> dict[str, Any]:
-    """Return what a comment of ours tells; nothing when it is another."""
-    try:
-        told = json.loads(comment or "")
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def made_comment(reason: str = "") -> str:
-    """Return the comment on a copy that is no snapshot."""
-    return json.dumps({"stack": 2, "reason": reason} if reason else {"stack": 2})
 
 
 def of_database(cluster: Cluster) -> list[Snapshot]:
@@ -259,10 +220,11 @@ def find_one(cluster: Cluster, name: str) -> Snapshot:
     for each in [*there, *(each for each in every if not each.database)]:
         if each.name == name:
             return each
-    if not there:
-        raise Refused(f"There is no snapshot of {cluster.database}. `invoke snapshot` takes one.")
-    if not name:
-        return there[0]
+    latest = next((each for each in there if not each.part), None)
+    if not there or not (name or latest):
+        raise Refused(f"There is no snapshot of {cluster.database}. `invoke snapshot{option(cluster)}` takes one.")
+    if latest and not name:
+        return latest
     names = ", ".join(each.name for each in there)
     raise Refused(f"There is no snapshot {name!r} of {cluster.database}, so nothing was done. There are: {names}.")
 
@@ -276,10 +238,25 @@ def free_name(there: list[Snapshot]) -> str:
 def unwanted_copies(cluster: Cluster, spare: str = SPARE) -> list[Stored]:
     """Return our databases that are no longer wanted: all but the snapshots, and those whose name begins as `spare`."""
     there = all_stored(cluster)
+    kept = [each for each in there if each.is_snapshot or each.is_kept]
+    # That of a snapshot that was dropped keeps its name.
+    dropped = [SNAPSHOT + str(read_json(each.comment).get("id")) for each in kept]
+    wanted = {convex_of(name) for name in (*(each.name for each in kept), *dropped)}
     found = [each for each in there if each.ours and not (each.is_snapshot or each.is_kept or each.is_pooled)]
-    return [each for each in found if each.half_dropped or not (spare and each.name.startswith(spare))]
+    spares = (spare, convex_of(spare)) if spare else ()
+    return [each for each in found if each.half_dropped or not (each.name in wanted or each.name.startswith(spares))]
+
+
+def convex_of(database: str) -> str:
+    """Return what that database is called which has Convex's tables and goes with one of ours."""
+    return database.replace("stack-", "stack-convex-", 1)
 
 
 def typed(name: str) -> str:
     """Return a name as it is typed after a command."""
     return f"--name={shlex.quote(name)}" if name.startswith("-") else shlex.quote(name)
+
+
+def option(cluster: Cluster) -> str:
+    """Return what is to follow a command, so that it means the database that is worked on."""
+    return "" if cluster.database == cluster.configured else f" --database={shlex.quote(cluster.database)}"

@@ -11,14 +11,15 @@ from stack.engines.base import Engine
 from stack.ground.errors import Refused
 from stack.ground.talk import say
 from stack.server.admin import Cluster
-from stack.verbs import drop, exchange, spares, store
+from stack.verbs import convex_tables, drop, exchange, facts, spares, store
 from stack.verbs.drop import Beside, Kept
+from stack.verbs.forks import forks, point
 from stack.verbs.halves import Halves
 from stack.verbs.restore import wait_for_convex
 
 NOTHING = (
     "There is nothing to undo: no load, seed, fresh, restore or drop-snapshot has replaced or dropped anything, or it"
-    " was given up since, to make room. `invoke snapshots` shows what there is to go back to."
+    " went since, to make room or with its fork. `invoke snapshots` shows what there is to go back to."
 )
 AGAIN = "Typed again, `invoke undo` takes that back."
 UNDONE = "undone"
@@ -33,6 +34,9 @@ def undo(engine: Engine, *, yes: bool = False) -> None:
     half = None
     with exchange.at_work(engine) as cluster:
         kept, undone = drop.kept_back(cluster), _undone(cluster)
+        its = kept.was.database if kept else undone.database if undone else ""
+        if its in {each.name for each in forks(cluster)}:  # there is one step, whichever database it was
+            point(cluster, its)
         spares.take_over(cluster)
         if not kept and undone:
             said = _drop_again(cluster, undone)
@@ -49,10 +53,10 @@ def undo(engine: Engine, *, yes: bool = False) -> None:
     say(said)
 
 
-def _undone(cluster: Cluster) -> str:
-    """Return the name of the snapshot that `undo` has brought back last; empty when there is none."""
-    found = [each.comment for each in store.all_stored(cluster) if each.is_snapshot]
-    return next((str(told["name"]) for told in map(store.read_json, found) if told.get(UNDONE) is True), "")
+def _undone(cluster: Cluster) -> store.Snapshot | None:
+    """Return the snapshot that `undo` has brought back last."""
+    told = {each.name: facts.read_json(each.comment) for each in store.all_stored(cluster) if each.is_snapshot}
+    return next((each for each in store.every_one(cluster) if told[each.stored].get(UNDONE) is True), None)
 
 
 def _of_ours(cluster: Cluster, kept: Kept | None) -> Kept:
@@ -71,9 +75,11 @@ def _half(engine: Engine, cluster: Cluster, kept: Kept) -> Beside | None:
     convex = engine.convex
     if not kept.was.convex or not convex:
         return None
-    if not (place := Halves(engine, cluster).of(kept.stored)).is_dir():
-        raise Refused(f"Convex's part of {kept} is gone: {place} does not exist. Nothing was done.")
-    return Beside(uuid.uuid4().hex, *(convex.image() if convex.directory() else ()))
+    what, its = str(kept), kept.was.convex_in
+    convex_tables.refuse_another_home(engine, what, its, "`invoke snapshots` shows what else there is to go back to.")
+    tables = store.convex_of(kept.stored) if its else ""
+    convex_tables.refuse_gone(cluster, what, (Halves(engine, cluster).of(kept.stored), tables))
+    return Beside(uuid.uuid4().hex, *(convex.image() if convex.directory() else ("", "")), convex.database())
 
 
 def _bring_back(engine: Engine, cluster: Cluster, kept: Kept, half: Beside | None, *, yes: bool) -> str:
@@ -96,6 +102,7 @@ def _bring_back(engine: Engine, cluster: Cluster, kept: Kept, half: Beside | Non
             drop.keep_back(cluster, "undo", whatever=True, half=half or Beside())
         elif half:
             drop.keep_convex_back(cluster, stand_in, "undo", half)
+        _exchange_tables(cluster, kept, half)
         cluster.rename(aside, cluster.database)
     again = f" {AGAIN}" if there else ""
     are = f"{cluster.database} and Convex are as they were" if half else f"{cluster.database} is as it was"
@@ -109,12 +116,19 @@ def _bring_back_convex(engine: Engine, cluster: Cluster, kept: Kept, half: Besid
     stand_in = drop.make_stand_in(cluster, kept.stored, half)
     with _along(engine, cluster, kept, half, ""), cluster.transaction():
         drop.keep_convex_back(cluster, stand_in, "undo", half)
+        _exchange_tables(cluster, kept, half)
     return f"Convex is as it was before `invoke {kept.by}`, {kept.moment}. {AGAIN}"
 
 
 def _along(engine: Engine, cluster: Cluster, kept: Kept, half: Beside, database: str) -> AbstractContextManager[None]:
     """Let the kept directory go with the database that takes the user's place within; empty: alone."""
-    return exchange.along(engine, cluster, kept.stored, store.UNDO + half.digits, database)
+    return exchange.along(engine, cluster, (kept.stored, store.UNDO + half.digits), database)
+
+
+def _exchange_tables(cluster: Cluster, kept: Kept, half: Beside | None) -> None:
+    """Let Convex's tables go with it where they are in the server, within the transaction."""
+    if half and half.tables:
+        convex_tables.exchange(cluster, store.convex_of(kept.stored), half.tables, store.UNDO + half.digits)
 
 
 def _bring_back_snapshot(cluster: Cluster, kept: Kept) -> str:
@@ -130,13 +144,12 @@ def _bring_back_snapshot(cluster: Cluster, kept: Kept) -> str:
     return f"The snapshot {kept.was.name} is back{also}. {AGAIN}"
 
 
-def _drop_again(cluster: Cluster, name: str) -> str:
+def _drop_again(cluster: Cluster, snapshot: store.Snapshot) -> str:
     """Drop a snapshot again that was brought back."""
-    snapshot = store.find_one(cluster, name)
     drop.clear_out(cluster, snapshot)
     with cluster.transaction():
         drop.keep_snapshot_back(cluster, snapshot)
-    return f"Deleted the snapshot {name} again. {AGAIN}"
+    return f"Deleted the snapshot {snapshot.name} again. {AGAIN}"
 
 
 def _out_of_the_way(cluster: Cluster, kept: Kept) -> str:

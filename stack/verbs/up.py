@@ -7,7 +7,7 @@ from stack.ground import ports
 from stack.ground.errors import StackError
 from stack.ground.settings import DEFAULTS
 from stack.ground.talk import say
-from stack.verbs import exchange, keeper
+from stack.verbs import exchange, keeper, kept
 from stack.verbs.wait import NotStarted, Stopped, finish, wait_usable
 
 
@@ -16,6 +16,7 @@ def prepare(engine: Engine, freed: int) -> None:
 
     Raises StackError, with nothing touched, when it cannot.
     """
+    kept.give_way(engine)
     try:
         images = need(engine.images, engine)
         if images.missing():
@@ -28,6 +29,7 @@ def prepare(engine: Engine, freed: int) -> None:
 def bring_up(engine: Engine, timeout: float, *, pull: bool, wait: bool) -> None:
     """Start everything, fetching images that are missing, and wait until it is usable (`timeout` in seconds)."""
     images = need(engine.images, engine)
+    kept.give_way(engine)
     if pull:
         images.pull()
     try:

@@ -246,7 +246,7 @@ def word(engine: Engine, lost: Lost) -> StackError:
     )
     if service.state == "not started":
         cure = "Type `invoke up`."
-    elif not why and "Connection refused" in telling(said):
+    elif not why and "Connection refused" in telling(lost.said):  # from here: a check asks from inside
         cure = "Nothing forwards its port to it. Type `invoke down`, then `invoke up`."
     if (endpoint := engine.endpoint()) and not endpoint.ours:
         cure = "Mend DATABASE_URL, or the server that it names."

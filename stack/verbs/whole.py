@@ -20,16 +20,16 @@ from stack.sql.roles import roles_in
 from stack.sql.script import Script
 from stack.sql.sources import Source
 from stack.verbs import made_roles
-from stack.verbs.aside import Aside
 from stack.verbs.causes import known
 from stack.verbs.feed import SHOWN, Piped, Readable, Reader, Tape, Unfit, how_it_ended, printed, read_by, words
+from stack.verbs.filled import Aside
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 PSQL = ("psql", "-qX", "-v", "ON_ERROR_STOP=1")
-STOPPED = 3
-"""psql's exit code when it ended at an error."""
+STOPPED, LOST = 3, 2
+"""psql's exit codes when it ended at an error, and when its connection did."""
 NAME = "stack-load-"
 """What our sessions in the database aside are called, before some digits."""
 SESSION = "SET synchronous_commit = off;"
@@ -77,7 +77,7 @@ class Ahead:
         self.own = "\n".join(source.statements(':"DBNAME"'))
         """The statements that give a database the settings and grants that an archive's own had."""
         self.source, self.reader = source, Reader(source)
-        self.tape = Tape(self.reader)
+        self.tape = Tape(self.reader, source.listed_to)
         archive = source.is_archive and engine.name != "external"
         nothing = Contents([], makes_public=False)
         self.contents = meanwhile(lambda: archive_contents(engine.client, self.tape) if archive else nothing)
@@ -194,11 +194,11 @@ def judged(ended: Ended, reader: Reader, script: Script) -> str:
         return f"{IN_THE_MIDDLE} psql said: {said}"
     if ended.in_the_middle and reader.ended:
         return CUT if reader.lacks_its_end else IN_THE_MIDDLE
-    if ended.errors and ended.code != STOPPED:
+    if ended.errors and ended.code not in (STOPPED, LOST):
         also = f", the first of {ended.errors}" if ended.errors > 1 else ""
         return (
-            f"{said}\nThe file sets ON_ERROR_STOP off, so psql went on past an error{also}. Mend it, or take that line"
-            f" out. {AS_PSQL}"
+            f"{said}\npsql went on past an error{also}, as it does when a file sets ON_ERROR_STOP off, and when an \\if"
+            f" is neither true nor false. Mend it, or take that line out. {AS_PSQL}"
         )
     if ended.code or not ended.proof:
         return said or f"psql ended, and said nothing: {how_it_ended(ended.code)}"

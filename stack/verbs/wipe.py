@@ -2,66 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from stack.engines.base import Engine, need
 from stack.ground import disk, regular
-from stack.ground.disk import mount_points
+from stack.ground.disk import TIGHT, mount_points
 from stack.ground.errors import Refused, StackError
-from stack.ground.talk import confirm, human, say
-from stack.ground.trash import ASIDE, unfinished
+from stack.ground.talk import confirm, say
+from stack.ground.trash import ASIDE, KEPT, unfinished
 from stack.ground.volume import Place, Volume
 from stack.verbs import exchange, halves
-from stack.verbs.dump import dump
-from stack.verbs.names import STEP, names_of
+from stack.verbs.dump_all import dump
+from stack.verbs.loss import LEAVES, Loss
+from stack.verbs.names import names_of
 
-LEAVES = {
-    "pg": "every database of the PostgreSQL cluster",
-    "convex": "every Convex deployment: tables, files, and the admin keys",
-    "embedded": "every database of the embedded PostgreSQL cluster",
-}
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A directory or a volume that is about to be deleted."""
-
-    leaf: str
-    path: Place
-    size: int | None
-    """In bytes; None when nobody here can tell."""
-
-    snapshots: tuple[str, ...] = ()
-    halves: tuple[Path, ...] = ()
-    """The directories of Convex that belong to them, and go with them."""
-
-    def __str__(self) -> str:
-        size = "size unknown" if self.size is None else human(self.size)
-        names = [each for each in self.snapshots if not each.startswith(STEP)]
-        with_it = f", and its snapshots {', '.join(names)}" if names else ""
-        with_it += "".join(
-            f", and what `invoke undo` would bring back: {each.removeprefix(STEP)}"
-            for each in self.snapshots
-            if each.startswith(STEP)
-        )
-        if self.halves and self.leaf == "convex":
-            with_it += "; what snapshots keep of it stays"
-        elif self.halves:
-            with_it += f", with what they keep of Convex ({', '.join(half.name for half in self.halves)})"
-        return f"{self.path}  ({size}): {LEAVES[self.leaf]}{with_it}"
+PATIENCE = 60.0
+"""Seconds in which the background has made a copy; else it is stuck, and is not waited for."""
 
 
 def ask_and_wipe(
-    engine: Engine, service: str = "", *, yes: bool, dry_run: bool = False, prepare: Callable[[int], object] = int
+    engine: Engine,
+    service: str = "",
+    *,
+    yes: bool,
+    dry_run: bool = False,
+    prepare: Callable[[int], object] = int,
+    again: bool = False,
 ) -> None:
     """Show what would be lost, ask, stop the stack and delete it; `service` is pg, convex, or both when empty.
 
-    `prepare`, which gets the bytes that are freed, is what has to succeed before anything is touched.
+    `prepare`, which gets the bytes that are freed, is what has to succeed before anything is touched. What a reset
+    keeps for the next one goes with the database, unless it is to be made `again`.
     Raises Refused, with nothing touched, when the user says no, cannot be asked, or a path is not safe.
     """
     lost = losses(engine, service)
@@ -69,16 +47,30 @@ def ask_and_wipe(
         say(str(loss))
     if not dry_run:
         tidy(engine)
+    goes = not (dry_run or again or service == "convex")
     if dry_run or not lost:
+        if goes:
+            give_up_kept(engine)
         say("Nothing was deleted." if lost else "There is no data to delete.")
         return
-    databases = any(loss.leaf != "convex" for loss in lost)
-    first = ("dump the database first", lambda: dump(engine, "")) if databases else None
-    confirm("Stop the stack and delete this for ever?", yes=yes, first=first)
+    confirm("Stop the stack and delete this for ever?", yes=yes, first=_dump(engine, lost))
     prepare(sum(loss.size or 0 for loss in lost))
     engine.stop()
-    wipe(engine, {loss.leaf: loss.path for loss in lost})
+    if goes:
+        give_up_kept(engine)
+    data = engine.root / "data"
+    soon = again and disk.free(data) > TIGHT and any(data.glob(f"{KEPT}-*-next"))
+    wipe(engine, {loss.leaf: loss.path for loss in lost}, soon=soon)
     say("Deleted.")
+
+
+def _dump(engine: Engine, lost: list[Loss]) -> tuple[str, Callable[[], object]] | None:
+    """Return what brings it back, in words and as what does it; None where no database is lost."""
+    leaves = {loss.leaf for loss in lost}
+    if not leaves - {"convex"}:
+        return None
+    both = "convex" in leaves
+    return f"dump {'both' if both else 'the database'} first", lambda: dump(engine, "", everything=both)
 
 
 def losses(engine: Engine, service: str = "") -> list[Loss]:
@@ -88,6 +80,13 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
     refuse_volumes(engine, service)
     if service and service not in stores:
         raise Refused(f"--service {service!r} keeps no data here. Choose one of: {', '.join(stores)}.")
+    database = engine.convex.database() if engine.convex else ""
+    if service and database:
+        raise Refused(
+            f"Convex keeps its tables in the database {database}, and its files in data/convex: neither is of use"
+            " without the other, so nothing was deleted.",
+            cure="Type `invoke reset-data` for both.",
+        )
     chosen = {name: path for name, path in stores.items() if service in ("", name)}
     for name, path in chosen.items():
         if isinstance(path, Path):
@@ -97,7 +96,7 @@ def losses(engine: Engine, service: str = "") -> list[Loss]:
     there = {name: path for name, path in chosen.items() if data.there(path)}
     kept, told_with = tuple(halves.all_of(engine.root)), "pg" if "pg" in there else "convex"
     return [
-        Loss(name, path, size(engine, path), _snapshots(engine, path), kept if name == told_with else ())
+        Loss(name, path, size(engine, path), _snapshots(engine, path), kept if name == told_with else (), database)
         for name, path in there.items()
     ]
 
@@ -156,11 +155,12 @@ def refuse_if_held(engine: Engine, path: Place) -> None:
         )
 
 
-def wipe(engine: Engine, stores: Mapping[str, Place]) -> None:
+def wipe(engine: Engine, stores: Mapping[str, Place], *, soon: bool = False) -> None:
     """Delete the directories and volumes, by leaf, of a stack that is down.
 
     Each directory is renamed aside first, which is atomic and allowed to the owner of `data/` whoever owns the files:
-    an interruption leaves the old directory or none. A volume is deleted by its server, whoever waits for that.
+    an interruption leaves the old directory or none. A volume is deleted by its server, whoever waits for that. What
+    lies aside is to be deleted `soon`: by the background, which the caller begins, or by whoever sweeps next.
     Raises Refused, with nothing touched, when one is in use.
     """
     for leaf, path in stores.items():
@@ -185,11 +185,36 @@ def wipe(engine: Engine, stores: Mapping[str, Place]) -> None:
         need(engine.data, engine).delete(volume)
         with suppress(OSError):
             names_of(engine.root / "data" / volume.name).unlink()
+    if soon:
+        return
     stays = _sweep(engine)
     if any(aside.exists() for aside in mine):
         raise StackError("\n".join(stays))
     for why in stays:  # of another time
         say(why)
+
+
+def give_up_kept(engine: Engine) -> None:
+    """Delete what a reset has kept for the next one, or what is left of it."""
+    data = engine.root / "data"
+    with suppress(OSError), (data / KEPT).open() as marker:
+        deadline = time.monotonic() + PATIENCE
+        while not _locked(marker) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (data / KEPT).unlink()  # first: without it the rest is nothing
+    if there := list(data.glob(f"{KEPT}-*")):
+        for path in there:
+            halves.give_up(path)
+        tidy(engine)
+
+
+def _locked(marker: IO[str]) -> bool:
+    """Lock it, unless a process in the background has, which copies what is kept."""
+    try:
+        fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sweep(engine: Engine) -> None:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import psycopg
 from dotenv import dotenv_values
 
@@ -130,8 +132,15 @@ def checkout(template: Path, folder: Path, **lines: str) -> Iterator[Path]:
 
 def remove(copy: Path) -> None:
     """Remove a copy's containers, networks and files, without the help of anything that is tested."""
+    with suppress(AssertionError):  # what the background copies comes from outside of the containers that are removed
+        eventually(lambda: not (keepers(copy) and any((copy / "data").glob(".new-kept-*"))))
     if not engine_problem():
         _remove_containers(copy)
+    with suppress(OSError, ValueError, psutil.Error):  # else it would run on for a minute, until it misses its files
+        server = psutil.Process(int((copy / "data" / "embedded" / "postmaster.pid").read_text().split()[0]))
+        if server.name() == "postgres":
+            server.send_signal(signal.SIGQUIT)
+            server.wait(10)
     shutil.rmtree(copy, ignore_errors=True)
     if copy.exists():  # the files of a container's user
         mount = f'type=bind,"source={str(copy).replace(chr(34), chr(34) * 2)}",target=/copy'
@@ -272,6 +281,15 @@ def eventually(happened: Callable[[], object], timeout: float = 20) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"This did not happen within {timeout:g} s."
         time.sleep(0.05)
+
+
+def keepers(copy: Path) -> list[psutil.Process]:
+    """Return the processes that work in the background for a copy: on its spares, and on its pool."""
+    return [
+        each
+        for each in psutil.process_iter(["cmdline", "cwd"])
+        if any("import keeper" in word for word in each.info["cmdline"] or ()) and each.info["cwd"] == str(copy)
+    ]
 
 
 # -- the database -----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def copy(engine: str, template: Path, tmp_path: Path) -> Iterator[Path]:
-    with copy_for(engine, template, tmp_path / checkout.unique()) as made:
+    with copy_for(engine, template, tmp_path / checkout.unique(), anew=True) as made:
         yield made
         run(made, "down")
 
@@ -218,7 +218,7 @@ def test_data_in_containers_without_docker_is_an_error(template: Path, tmp_path:
 
 
 def test_without_docker_and_without_data_the_database_runs_all_the_same(template: Path, tmp_path: Path) -> None:
-    with copy_for("embedded", template, tmp_path / checkout.unique()) as made:
+    with copy_for("embedded", template, tmp_path / checkout.unique(), anew=True) as made:
         checkout.configure(made, STACK_ENGINE="auto")
         result = run(made, "up", env=NO_DOCKER)
         try:

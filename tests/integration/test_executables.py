@@ -64,7 +64,9 @@ def test_one_that_fails_leaves_the_database_as_it_was(seeded: Path) -> None:
     sql(seeded, "CREATE TABLE mine AS SELECT 7 AS n")
     write(seeded, "020_program.py", PROGRAM.format(second="", last="raise SystemExit(7)"))
     for command in ("seed", "fresh"):
-        fail(seeded, 1, command, saying=("seed/020_program.py failed", "as it was", "exit code 7", "`invoke seed`"))
+        fail(
+            seeded, 1, command, saying=("seed/020_program.py failed", "as it was", "exit code 7", f"`invoke {command}`")
+        )
         assert tables(seeded) == ["mine"]
     write(seeded, "020_program.py", PROGRAM.format(second="", last="raise SystemExit('its own words')"))
     fail(seeded, 1, "seed", saying=("its own words", "exit code 1"))

@@ -85,6 +85,7 @@ def leaf(copy: Path) -> Path:
     return copy / "data" / {"docker": "pg"}.get(value(copy, "STACK_ENGINE"), value(copy, "STACK_ENGINE"))
 
 
+@pytest.mark.anew
 def test_a_link_in_place_of_the_data_is_neither_filled_nor_followed(either: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -97,6 +98,7 @@ def test_a_link_in_place_of_the_data_is_neither_filled_nor_followed(either: Path
     assert [path.name for path in outside.iterdir()] == ["canary"]
 
 
+@pytest.mark.anew
 def test_a_file_in_place_of_the_data_is_left_alone(either: Path) -> None:
     leaf(either).write_text("somebody's")
     fail(either, 1, "up", saying=(str(leaf(either)),), within=30)
@@ -105,6 +107,7 @@ def test_a_file_in_place_of_the_data_is_left_alone(either: Path) -> None:
 
 
 @as_root
+@pytest.mark.anew
 def test_a_mount_point_in_place_of_the_data_is_not_emptied(either: Path) -> None:
     leaf(either).mkdir()
     mount(either, leaf(either), "1m")
@@ -137,7 +140,7 @@ def test_data_of_another_major_version_is_kept_as_it_is(either: Path) -> None:
 
 
 def test_the_embedded_engine_lives_under_any_path(template: Path, tmp_path: Path) -> None:
-    with copy_for("embedded", template, tmp_path / 'it\'s "my" $HOME, ${x} größe 日本') as copy:
+    with copy_for("embedded", template, tmp_path / 'it\'s "my" $HOME, ${x} größe 日本', anew=True) as copy:
         try:
             succeed(copy, "up")
             sql(copy, "CREATE TABLE kept ()")

@@ -48,6 +48,7 @@ def test_a_fork_of_a_snapshot_disturbs_nobody_and_goes_when_its_time_is_over(eit
     sql(either, "CREATE TABLE since ()")
     with login(either) as session:
         url = succeed(either, "fork", "brief", "--from", "one", "--ttl", "1h30m").strip()
+        assert succeed(either, "psql", "-d", "brief", "-c", "SELECT current_database()", "--", "-At") == "brief\n"
         with psycopg.connect(url, autocommit=True) as connection:
             assert connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall() == [
                 ("before",)

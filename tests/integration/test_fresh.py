@@ -78,27 +78,26 @@ def test_it_replaces_what_is_there_and_is_brought_back_until_a_file_changes(seed
     assert sql(seeded, "SELECT count(*) FROM rows") == [1000]
     assert "before `invoke fresh`" in run(seeded, "undo").stderr
     assert tables(seeded) == ["mine", "mine_too"]
-    (first,) = kept(seeded)
+    first = kept(seeded)
     write(seeded, "parts/more.csv", "1\n2\n3\n")
     assert fresh(seeded)
     assert sql(seeded, "SELECT count(*) FROM more") == [3]
-    (second,) = kept(seeded)
-    assert second != first
+    assert not set(kept(seeded)) & set(first)  # each of the files may read what has changed
     (seeded / "seed" / "010_rows.sql").rename(seeded / "seed" / "015_rows.sql")
     assert "seed/015_rows.sql" in run(seeded, "fresh").stderr
-    assert len(kept(seeded)) == 1
+    assert len(kept(seeded)) == 2  # of all files, and of all but the last
     (seeded / "seed" / "015_rows.sql").rename(seeded / "seed" / "010_rows.sql")
     assert fresh(seeded)
     assert not fresh(seeded)
     assert fresh(seeded, "--no-cache")
 
 
-def test_a_seed_that_fails_keeps_nothing_and_touches_nothing(seeded: Path) -> None:
+def test_a_seed_that_fails_touches_nothing(seeded: Path) -> None:
     sql(seeded, "CREATE TABLE mine ()")
     write(seeded, "030_wrong.sql", "CREATE TABLE later ();\nSELECT 1/0;\n")
     fail(seeded, 1, "fresh", saying=("seed/030_wrong.sql:2:", "division by zero", "the database is as it was"))
     assert tables(seeded) == ["mine"]
-    assert kept(seeded) == []
+    assert len(kept(seeded)) == 1  # of the files before it
     write(seeded, "030_wrong.sql", "CREATE TABLE later ();\n")  # the cure
     succeed(seeded, "fresh")
     assert tables(seeded) == ["later", "more", "rows"]
@@ -111,7 +110,7 @@ def test_what_reads_outside_of_the_folder_is_not_kept(seeded: Path, tmp_path: Pa
     told = run(seeded, "fresh")
     assert f"It is not kept for the next time: files of seed/ read {outside}, outside of seed/." in told.stderr
     assert tables(seeded) == ["more", "outside", "rows"]
-    assert kept(seeded) == []
+    assert len(kept(seeded)) == 1  # of the files before it
     outside.write_text("CREATE TABLE another ();\n")
     succeed(seeded, "fresh")
     assert tables(seeded) == ["another", "more", "rows"]
@@ -123,7 +122,7 @@ def test_a_snapshot_of_the_users_own_stays_whatever_it_is_called(seeded: Path) -
     succeed(seeded, "fresh")
     write(seeded, "parts/more.csv", "")
     succeed(seeded, "fresh")
-    assert len(kept(seeded)) == 2
+    assert len(kept(seeded)) == 3
     succeed(seeded, "restore", "fresh-000000000000")
     assert tables(seeded) == ["mine"]
 

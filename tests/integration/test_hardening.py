@@ -69,6 +69,7 @@ def watched() -> Iterator[set[str]]:
         thread.join()
 
 
+@pytest.mark.anew
 def test_each_engine_listens_on_loopback_alone_and_says_no_secret(either: Path, tmp_path: Path) -> None:
     configure(either, POSTGRES_PASSWORD=PASSWORD)
     (either / "seed/010.sql").write_text("CREATE TABLE seeded ()")

@@ -169,14 +169,17 @@ def test_only_the_databases_of_the_user_come_along(main: Path, runs: bool) -> No
         " WITH (connect = false, slot_name = 'theirs')",
     )
     sql(main, "ALTER SUBSCRIPTION sub ENABLE")
+    sql(main, "CREATE UNLOGGED TABLE quick AS SELECT generate_series(1, 3) AS n")
     if not runs:
         succeed(main, "down")
     with worktree_of(main) as fix:
         told = run(fix, *DATA)
         assert told.returncode == 0, told.stderr
+        assert ("Unlogged tables are empty in it, since no server hands their rows out: quick." in told.stderr) == runs
         assert "Subscriptions that are switched off here: sub." in told.stderr
         succeed(fix, "up")
         assert count(fix) == 1000
+        assert sql(fix, "SELECT count(*) FROM quick") == [0 if runs else 3]
         assert sql(fix, OURS) == []
         assert sql(fix, "SELECT 1 FROM pg_database WHERE datname = 'another'") == [1]
         assert sql(fix, "SELECT slot_name FROM pg_replication_slots") == []
@@ -195,7 +198,7 @@ def test_only_the_databases_of_the_user_come_along(main: Path, runs: bool) -> No
 
 @pytest.mark.parametrize("engine", ["docker", "embedded"])
 def test_settings_that_belong_to_the_data_come_along(engine: str, template: Path, tmp_path: Path) -> None:
-    with copy_for(engine, template, tmp_path / unique()) as main:
+    with copy_for(engine, template, tmp_path / unique(), anew=True) as main:
         configure(main, POSTGRES_USER="owner", POSTGRES_PASSWORD="'pa$s word'", POSTGRES_DB="my-app")
         succeed(tracked(main), "up")
         sql(main, "CREATE TABLE rows AS SELECT 1")
@@ -214,7 +217,7 @@ def test_settings_that_belong_to_the_data_come_along(engine: str, template: Path
 
 
 def test_a_checkout_that_git_does_not_know_is_named(main: Path, template: Path, tmp_path: Path) -> None:
-    with copy_for(value(main, "STACK_ENGINE"), template, tmp_path / "second") as second:
+    with copy_for(value(main, "STACK_ENGINE"), template, tmp_path / "second", anew=True) as second:
         assert "`invoke init --isolated --data --from DIR`" in fail(second, 2, *DATA)
         succeed(second, *DATA, "--from", "../" + main.name)
         succeed(second, "up")
@@ -417,6 +420,24 @@ def test_a_server_that_lets_no_replication_in_is_copied_when_it_is_down(main: Pa
         succeed(fix, *DATA)
         succeed(fix, "up")
         assert count(fix) == 1000
+
+
+def test_a_pool_whose_snapshot_did_not_come_along_is_told_and_ended(main: Path) -> None:
+    succeed(main, "snapshot", "one")
+    succeed(main, "pool", "one", "--size", "1")
+    with worktree_of(main) as fix:
+        succeed(fix, *DATA)
+        succeed(fix, "up")
+        with login(fix, dbname="postgres") as session, pytest.raises(psycopg.Error) as told:
+            session.execute("SELECT stack.take()")
+        assert "`invoke drop-pool` ends the pool" in str(told.value)
+        succeed(fix, "drop-pool")  # the cure
+        succeed(fix, "snapshot", "two")
+        succeed(fix, "pool", "two", "--size", "1")
+        with login(fix, dbname="postgres") as session:
+            name = session.execute("SELECT stack.take()").fetchall()[0][0]
+            with login(fix, dbname=name) as taken:
+                assert taken.execute("SELECT count(*) FROM rows").fetchall() == [(1000,)]
 
 
 def test_data_in_a_volume_is_refused(make: Make) -> None:

@@ -11,7 +11,7 @@ from tests.integration.checkout import configure, fail, run, sql, succeed
 def test_a_layer_that_does_not_exist_is_refused_on_each_engine(either: Path, layers: str) -> None:
     name = f"docker-compose.{layers.rpartition(',')[2]}.yml"
     said = fail(either, 2, "up", "--layers", layers, saying=(f"{name} does not exist", "Layers here: "))
-    assert "Change --layers or STACK_LAYERS." in said
+    assert "Change --layers or STACK_LAYERS, and type `invoke up`." in said
     assert run(either, "status").returncode == 3
     succeed(either, "up", "--layers", "dev,alone")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -122,8 +123,24 @@ def test_each_layer_adds_services_and_down_stops_all_of_them(copy: Path, images:
     fail(copy, 1, "psql", "-c", "SELECT 1", saying=("postgres is not running", "invoke up"))
     succeed(copy, "up", "--layers", "dev,extra")
     assert sorted(containers(copy)) == ["convex-backend", "convex-dashboard", "extra", "postgres"]
+    # What was named once is known to the commands that follow.
+    assert "extra" in succeed(copy, "status")
+    assert fail(copy, 2, "logs", "nosuch").count("extra") == 1
+    succeed(copy, "logs", "extra")
+    succeed(copy, "restart", "extra")
+    told = run(copy, "up").stderr  # without that layer
+    (name,) = re.findall(r"Still running, though no layer of now has it: (\S+)\. `docker stop \1` ends", told)
+    assert name in run(copy, "status").stderr
+    docker("stop", name)  # the cure
+    assert "Still running" not in run(copy, "status").stderr
+    succeed(copy, "up", "--layers", "dev,extra")
     succeed(copy, "down")
     assert containers(copy) == {}
+    assert "extra" in run(copy, "status").stdout
+    (copy / "docker-compose.extra.yml").unlink()
+    fail(copy, 2, "status", saying=("docker-compose.extra.yml does not exist", "type `invoke up`"))
+    succeed(copy, "up")  # the cure
+    assert "extra" not in succeed(copy, "status")
 
 
 def test_restart_restarts_one_service_or_all(shared: Path) -> None:

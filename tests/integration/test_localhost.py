@@ -194,8 +194,8 @@ def test_our_own_listeners_are_no_strangers(make: Make) -> None:
 
 def end_forwarding(port: int) -> None:
     """End Docker's program that listens on our port, as a crash does: `docker ps` still shows the port as ours."""
-    for each in psutil.process_iter():
-        if each.name() == "docker-proxy" and ["-host-port", str(port)] == each.cmdline()[5:7]:
+    for each in psutil.process_iter(["name", "cmdline"]):
+        if each.info["name"] == "docker-proxy" and ["-host-port", str(port)] == each.info["cmdline"][5:7]:
             each.kill()
     eventually(lambda: is_free("127.0.0.1", port))
 
@@ -361,6 +361,7 @@ def test_a_door_that_was_open_while_the_stack_is_down_is_closed_as_up_says(eithe
     succeed(either, "snapshot")
 
 
+@pytest.mark.anew
 def test_without_data_the_random_password_counts_at_once(either: Path) -> None:
     configure(either, BIND_ADDRESS="0.0.0.0")
     told = run(either, "init", "--password", "--isolated")

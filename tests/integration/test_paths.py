@@ -49,7 +49,7 @@ def test_a_path_that_docker_cannot_mount_is_refused_and_the_cure_works(
 
 @pytest.fixture(params=NAMES)
 def embedded(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Iterator[Path]:
-    with copy_for("embedded", template, tmp_path / request.param) as made:
+    with copy_for("embedded", template, tmp_path / request.param, anew=True) as made:
         yield made
         run(made, "down")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.checkout import containers, docker, fail, succeed
+from tests.integration.checkout import containers, docker, fail, run, sql, succeed
 
 SHIM = """#!{python}
 import re, subprocess, sys
@@ -27,9 +27,19 @@ elif argv[1] == "ps":  # of adjacent ports it lists the first
     told = subprocess.run(argv, stdout=subprocess.PIPE, text=True)
     print(re.sub(r"(\\d+)-\\d+->(\\d+)-\\d+/tcp", r"\\1->\\2/tcp", told.stdout), end="")
     sys.exit(told.returncode)
+elif argv[1:3] == ["exec", "-i"]:  # what is left of stdin when the program has ended finds nobody
+    at = next(n for n, word in enumerate(argv) if n > 2 and argv[n - 1] != "--env" and not word.startswith("-")) + 1
+    left = '"$@"; code=$?; test "$(wc -c)" -le 65536 && exit $code; echo "connection reset by peer" >&2; exit 1'
+    sys.exit(subprocess.run([*argv[:at], "sh", "-c", left, "sh", *argv[at:]]).returncode)
 else:
     sys.exit(subprocess.run(argv).returncode)
 """
+MARK = """
+services:
+  postgres:
+    volumes: ["./data/.gitkeep:/run/.containerenv:ro"]
+"""
+"""What podman puts into each of its containers."""
 
 
 @pytest.fixture
@@ -61,3 +71,22 @@ def test_what_else_podman_refuses_is_said(copy: Path, podman: dict[str, str]) ->
     shim = Path(podman["PATH"].partition(":")[0], "docker")
     shim.write_text(shim.read_text().replace(' and "-" not in argv', ""))
     fail(copy, 1, "up", env=podman, saying=("Docker refused:", "can't set healthcheck.start_interval"), within=20)
+
+
+@pytest.mark.alone
+def test_a_client_that_ends_before_its_input_does_is_heard(copy: Path, podman: dict[str, str]) -> None:
+    """An archive is asked what is in it by a pg_restore that reads no more than that."""
+    (copy / "docker-compose.mark.yml").write_text(MARK)
+    succeed(copy, "up", "--layers", "dev,mark", env=podman)
+    (copy / "bad.sql").write_text("SELECT 1/0;\n" + "SELECT 1;\n" * 100_000)
+    for words in (("psql", "-f", "bad.sql"), ("load", "--clean", "--yes", "bad.sql")):
+        said = run(copy, *words, env=podman)
+        assert said.returncode == (3 if words[0] == "psql" else 1)
+        assert "bad.sql:1: ERROR:  division by zero" in said.stderr
+        assert "reset by peer" not in said.stderr
+        assert "ON_ERROR_STOP" not in said.stderr
+    sql(copy, "CREATE TABLE much AS SELECT n, md5(n::text) AS m FROM generate_series(1, 100000) AS n")
+    for file in ("x.dump", "x.tar"):
+        succeed(copy, "dump", file, env=podman)
+        succeed(copy, "load", "--clean", "--yes", file, env=podman)
+    assert sql(copy, "SELECT count(*) FROM much") == [100000]

@@ -26,6 +26,7 @@ from tests.integration.checkout import (
     environment,
     eventually,
     fail,
+    keepers,
     login,
     run,
     sql,
@@ -49,15 +50,6 @@ def taker(copy: Path, **other: Any) -> psycopg.Connection[Any]:
 
 def take(session: psycopg.Connection[Any]) -> str:
     return str(session.execute(TAKE).fetchall()[0][0])
-
-
-def keepers(copy: Path) -> list[psutil.Process]:
-    """Return the processes that keep the copy's pool."""
-    return [
-        each
-        for each in psutil.process_iter(["cmdline", "cwd"])
-        if any("import keeper" in word for word in each.info["cmdline"] or ()) and each.info["cwd"] == str(copy)
-    ]
 
 
 @pytest.fixture
@@ -210,7 +202,10 @@ def test_a_keeper_or_a_taker_that_is_killed(pooled: Path) -> None:
         with pytest.raises(psycopg.Error, match="nothing is at work that makes one") as error:
             take(last)
         assert used in sql(pooled, COPIES)
-        (cure,) = re.findall("`invoke (.*)`", error.value.diag.message_hint or "")
+        report = {each["check"]: each for each in json.loads(succeed(pooled, "doctor", "--json"))["findings"]}
+        assert report["pool"]["state"] == "warning"
+        assert "nothing is at work that makes more" in report["pool"]["message"]
+        cure, _ = re.findall("`invoke (.*?)`", error.value.diag.message_hint or "")
         succeed(pooled, *cure.split())
         assert take(last) not in {used, *(name for _, name in taken)}
     eventually(lambda: pool(pooled)["ready"] == 4, timeout=60)
@@ -280,7 +275,8 @@ def test_what_is_no_pool_of_ours_is_left_alone(either: Path) -> None:
     succeed(either, "up")
     fail(either, 2, "pool", "one", saying=("There is no snapshot",))
     succeed(either, "snapshot", "one")
-    fail(either, 2, "pool", "one", "--size", "-1", saying=("no number of copies",))
+    for size in ("0", "-1", "1001", "many"):
+        fail(either, 2, "pool", "one", "--size", size, saying=(f"--size {size} is no number of copies",))
     sql(either, "CREATE DATABASE stack_pool_3")
     sql(either, "CREATE SCHEMA stack", dbname="postgres")
     said = fail(either, 2, "pool", "one", saying=("a schema stack in the database postgres that is not ours",))

@@ -20,7 +20,19 @@ import pytest
 
 from tests import crashes
 from tests.integration import checkout
-from tests.integration.checkout import INVOKE, SHOP, environment, eventually, fail, login, run, sql, succeed, tables
+from tests.integration.checkout import (
+    INVOKE,
+    SHOP,
+    environment,
+    eventually,
+    fail,
+    keepers,
+    login,
+    run,
+    sql,
+    succeed,
+    tables,
+)
 from tests.integration.terminal import Terminal
 from tests.integration.test_engines import checksum, copy_for, kill
 
@@ -252,18 +264,6 @@ def crash(copy: Path, chance: random.Random, args: list[str]) -> bool:
     if victim in ("server", "both"):
         succeed(copy, "up")
     return child.returncode != 0
-
-
-def keepers(copy: Path) -> list[psutil.Process]:
-    """The processes that work in the background for a copy."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any("keep_ready" in word for word in process.cmdline()) and Path(process.cwd()) == copy:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def test_whoever_is_kept_waiting_gets_in(started: Path) -> None:

@@ -37,6 +37,7 @@ from tests.integration.checkout import (
     value,
 )
 from tests.integration.conftest import Make, copy_for
+from tests.integration.terminal import Terminal
 from tests.integration.test_both import Writer, both_raise, convex, numbers, postgres
 
 if sys.version_info >= (3, 14):
@@ -102,6 +103,22 @@ def test_a_file_of_both_brings_both_back(both: Path) -> None:
     succeed(both, "undo")
     assert numbers(both) == (2, 2)
     succeed(both, "undo")
+    assert numbers(both) == (1, 1)
+
+
+def test_reset_data_offers_a_file_of_both(both: Path) -> None:
+    terminal = Terminal(both, "reset-data")
+    terminal.expect("(d: dump both first) [y/N]")
+    terminal.type("d\n")
+    terminal.expect("the database and Convex")
+    terminal.expect("[y/N]")
+    terminal.type("y\n")
+    assert terminal.wait() == 0
+    terminal.close()
+    succeed(both, "up")
+    assert tables(both) == []
+    (file,) = (both / "backups").iterdir()
+    succeed(both, "load", str(file), "--clean", "--yes")
     assert numbers(both) == (1, 1)
 
 

@@ -8,13 +8,23 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.integration.checkout import containers, docker, fail, images, project, remove, run, succeed, unique, value
 from tests.integration.conftest import copy_for
+
+
+@pytest.fixture
+def pruning() -> Iterator[None]:
+    """Let one at a time prune: it ends what is left of the checkouts of the whole machine."""
+    with FileLock(Path(tempfile.gettempdir(), f"stack-pruning-{os.getuid()}.lock")):
+        yield
 
 
 def stacks(copy: Path) -> dict[str, dict[str, Any]]:
@@ -30,6 +40,7 @@ def delete(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["docker", "embedded"])
+@pytest.mark.usefixtures("pruning")
 def test_one_whose_folder_is_gone_is_ended_and_no_other(engine: str, template: Path, tmp_path: Path) -> None:
     with copy_for(engine, template, tmp_path / "gone") as gone, copy_for(engine, template, tmp_path / "stays") as stays:
         for each in (gone, stays):
@@ -71,6 +82,7 @@ def test_one_whose_folder_is_gone_is_ended_and_no_other(engine: str, template: P
             assert containers(stays) == {}
 
 
+@pytest.mark.usefixtures("pruning")
 def test_an_applications_own_containers_are_none_of_its_business(copy: Path, tmp_path: Path) -> None:
     """A name, and a folder that is gone, are not enough."""
     folder = tmp_path / "app"

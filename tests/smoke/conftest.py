@@ -11,7 +11,8 @@ from stack.engines import choose
 from stack.engines.base import Engine
 from stack.ground.errors import StackError
 from stack.server.session import LoginFailed
-from stack.verbs.login import login
+from stack.verbs import single
+from stack.verbs.login import STANDBY, login
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -22,8 +23,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         engine = choose.choose()
         if all(service.state == "not started" for service in engine.services()):
             pytest.exit("No stack runs here to test. Type `invoke up`, then `nox -s smoke`.", returncode=1)
-        if endpoint := engine.endpoint():
-            login(endpoint, engine)
+        if (endpoint := engine.endpoint()) and login(endpoint, engine).endswith(STANDBY):
+            pytest.exit(single.STANDBY, returncode=1)
     except LoginFailed as error:
         why = str(error).strip().partition("\n")[0].rstrip(".")
         cure = "Type `invoke doctor`, which finds out why."

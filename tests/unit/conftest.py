@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from stack.engines.embedded.engine import Embedded
@@ -26,6 +27,15 @@ def embedded(programs: Path, root: Path, **values: str) -> Iterator[Embedded]:
     made = Embedded(found, root)
     yield made
     made.stop()
+
+
+def ask(engine: Embedded, sql: str, database: str = "") -> object:
+    """Run SQL in the engine's database, or in another, and return the first value; None without one."""
+    login = {"dbname": database or engine.settings.database, "autocommit": True}
+    with psycopg.connect(engine.endpoint().url(masked=False), **login) as session:  # type: ignore[arg-type]
+        cursor = session.execute(sql.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return row and row[0]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from invoke.collection import Collection
 from invoke.parser import Parser
 
 import tasks
-from stack import listing, usage
+from stack.commands import usage
 from stack.ground.settings import ROOT
 
 COLLECTION = Collection.from_module(tasks)
@@ -174,7 +174,10 @@ def test_invoke_alone_lists_every_command_in_groups_by_first_use() -> None:
     shown = re.findall(r"^  ([a-z-]+) {2,}\S", result.stdout, re.MULTILINE)
     assert sorted(shown) == sorted(COLLECTION.task_names)
     titles = re.findall(r"^(\S.*):$", result.stdout, re.MULTILINE)
-    assert titles == [*listing.GROUPS]  # each command has its group
+    assert titles == [
+        "Start and stop", "Work with it", "Data", "Save points", "More databases",
+        "When it does not work, and settings",
+    ]  # fmt: skip
     assert result.stdout.index("  up ") < result.stdout.index("  psql ") < result.stdout.index("  reset-data ")
 
 
@@ -259,10 +262,21 @@ def test_shell_completion_offers_the_tasks() -> None:
 
 
 def test_the_tasks_are_short() -> None:
-    for body in re.split(r"\n(?=@task)", (ROOT / "tasks.py").read_text())[1:]:
+    bodies = [body for room in (ROOT / "stack" / "commands").glob("*.py")
+              for body in re.split(r"\n(?=@task)", room.read_text())[1:]]  # fmt: skip
+    assert len(bodies) == len(COLLECTION.task_names)
+    for body in bodies:
         lines = body.partition('"""\n')[2].strip().splitlines()
         work = [line for line in lines if line.strip() and not line.lstrip().startswith(("from ", "#"))]
         assert len(work) <= 8, body
+
+
+def test_the_readme_has_every_command() -> None:
+    table = re.search(r"(\| `invoke up` \|.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert table
+    rows = re.findall(r"^\| `(invoke|nox -s) ([a-z-]+)", table[1], re.MULTILINE)
+    assert {name for program, name in rows if program == "invoke"} <= set(COLLECTION.task_names)
+    assert set(re.findall(r"`invoke ([a-z-]+)", table[1])) == set(COLLECTION.task_names)
 
 
 @pytest.mark.parametrize("line", ["restore -- a", "snapshot -- -x", "dump -- x.dump", "status -- --json", "-- up"])
@@ -300,3 +314,18 @@ def test_closed_streams_are_no_traceback() -> None:
         assert "Traceback" not in result.stderr, line
         assert "Exception ignored" not in result.stderr, line
         assert result.returncode in (code, 1), (line, result.stderr)
+
+
+def test_what_an_encoding_lacks_is_spelled_out_in_a_table_and_refused_as_data() -> None:
+    draws = "import tasks; from stack.ground.tables import print_columns; print_columns(('A',), [('größe',)])"
+    drawn = subprocess.run(
+        [sys.executable, "-c", draws], capture_output=True, text=True, cwd=ROOT, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (drawn.returncode, drawn.stdout.split()) == (0, ["A", "gr\\xf6\\xdfe"]), drawn.stderr
+    other = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/größe"}
+    said = invoke("env", "--no-key", PYTHONIOENCODING="ascii", **other)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "stdout is written in ascii, which has no '\\xf6'. Put `PYTHONIOENCODING=utf-8` in front" in said.stderr
+    cured = invoke("env", "--no-key", PYTHONIOENCODING="utf-8", **other)
+    assert (cured.returncode, "PGDATABASE='größe'" in cured.stdout) == (0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,32 @@ def test_a_real_older_python_is_refused(file: str, version: str) -> None:
     if not working:
         pytest.skip(f"no Python {version} is here")
     _refused([working[0], file], f"Python 3.10 or newer and this is {version}.")
+
+
+LACKING = {
+    "another Python": ({"PSYCOPG_IMPL": "c"}, "pass", "couldn't import requested psycopg 'c'"),
+    "an older list": ({}, "sys.modules['psycopg'] = None", "import of psycopg halted"),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+def test_a_package_that_is_not_there_is_said_with_what_makes_the_environment_anew(case: str) -> None:
+    """As after an upgrade of Python, or of the checkout."""
+    settings, before, why = LACKING[case]
+    at = {"STACK_ENGINE": "external", "DATABASE_URL": "postgresql://me@127.0.0.1:1/app"}
+    code = f"import sys; {before}; from invoke.main import program; program.run(['invoke', 'wait-healthy'])"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | at | settings,
+    )
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1), said.stderr
+    assert why in said.stderr
+    readme = (ROOT / "README.md").read_text().split("```sh\n")[1].split(" && invoke up\n")[0]
+    assert f"`{readme.replace('-m venv', '-m venv --clear')}`" in said.stderr
 
 
 def _tells(python: str, version: str) -> bool:

@@ -38,7 +38,7 @@ class Containers:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._ids: list[str] = []
-        self._told = False
+        self._told = self._told_layers = False
 
     def services(self) -> list[Service]:
         """Return every service of the chosen layers as it is now."""
@@ -197,11 +197,24 @@ class Containers:
             if not result.returncode:
                 return list(json.loads(result.stdout))
         rows = self.rows()
-        self._ids = [row["id"] for row in self.own(rows)]
+        own = self.own(rows)
+        self._ids = [row["id"] for row in own]
+        self._tell_of_other_layers(own)
         if not self._ids:
             self.tell_of_former(rows)
         # One that is removed between the two calls makes `inspect` fail, yet it prints the others.
         return list(json.loads(look(["docker", "inspect", *self._ids]).stdout or "[]")) if self._ids else []
+
+    def _tell_of_other_layers(self, own: list[dict[str, str]]) -> None:
+        """Say, once, what still runs of layers that were switched off: Compose leaves it as it is."""
+        services = self.plan.config["services"]
+        left = sorted(row["name"] for row in own if row["state"] in RUNS and row["service"] not in services)
+        if left and not self._told_layers:
+            say(
+                f"Still running, though no layer of now has it: {', '.join(left)}. `docker stop {' '.join(left)}` ends"
+                " that, and `invoke down` everything."
+            )
+        self._told_layers = True
 
     def _service(self, name: str, container: dict[str, Any] | None) -> Service:
         spec = self.plan.config["services"][name]

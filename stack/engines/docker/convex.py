@@ -29,7 +29,7 @@ class Convex:
         self.plan = containers.plan
 
     def directory(self) -> Path | None:
-        """Return the directory in data/ that holds all its state; None when that is elsewhere, or nothing is there."""
+        """Return the directory in data/ that holds its state; None when that is elsewhere, or nothing is there."""
         place = self.plan.places().get(LEAF)
         usual = self.plan.root / "data" / LEAF
         if not place or place != usual or not disk.has_data(place) or place.is_symlink():
@@ -37,10 +37,14 @@ class Convex:
         return place if self._row() or BACKEND in self.plan.config["services"] else None
 
     def elsewhere(self) -> Place | None:
-        """Return where else all its state is, as in a volume; None when it is in that directory, or there is none."""
+        """Return where else its state is, as in a volume; None when it is in that directory, or there is none."""
         if self.plan.places().get(LEAF) == self.plan.root / "data" / LEAF:
             return None
         return self.plan.stores().get(LEAF)
+
+    def database(self) -> str:
+        """Return the database on our server in which it keeps its tables; empty when they are in its directory."""
+        return self.plan.convex_database()
 
     def image(self) -> tuple[str, str]:
         """Return its image, and when that was built; empty where nobody can tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from stack.engines.docker.images import Images
 from stack.engines.docker.inside import Inside
 from stack.engines.docker.mountable import THROWAWAY, bind
 from stack.engines.docker.plan import POSTGRES, STATE
+from stack.ground.run import look
 
 
 class Copies:
@@ -46,17 +48,19 @@ class Copies:
             yield copy
 
     @contextmanager
-    def copy(self, target: Path) -> Iterator[Copy]:
-        """Do the same while no server is at work on it. Raises Refused when one is."""
-        source = self.plan.root / "data" / "pg"
-        self._refuse_if_used(source)
+    def copy(self, target: Path, kept: Path | None = None) -> Iterator[Copy]:
+        """Do the same while no server is at work on it, or with what is `kept`. Raises Refused when one is."""
+        source = kept or self.plan.root / "data" / "pg"
+        if not kept:
+            self._refuse_if_used(source)
         image = self.plan.config["services"][POSTGRES]["image"]
         argv = ["sh", "-c", COPY, "sh", str(seen(source, target)), f"/data/{target.name}"]
         words = script(f"/data/{target.name}", "", argv)
         run = ["--network", "none", image]
         with in_container(source, target, run, words, LOOK.format(self.plan.root)) as copy:
             yield copy
-        self._refuse_if_used(source)
+        if not kept:
+            self._refuse_if_used(source)
 
     def _refuse_if_used(self, source: Path) -> None:
         """Raise Refused when a server is at work on the files, under whatever name."""
@@ -67,13 +71,25 @@ class Copies:
         if found := names or [holder.who for holder in self.data.holders(source)]:
             raise in_use(source, found[0], self.plan.root)
 
-    def alone(self, cluster: Path, sql: str) -> list[str]:
+    def alone(self, cluster: Path, sql: str, database: str = "template1") -> list[str]:
         """Run SQL in a cluster that nobody serves, and return the first column. Raises StackError when it fails."""
         image = self.plan.config["services"][POSTGRES]["image"]
         mount = bind(cluster, STATE["pg"][1])
         argv = ["docker", "run", *THROWAWAY, "--interactive", "--user", _owner(cluster), "--mount", mount]
-        argv += ["--entrypoint", "postgres", image, *single(STATE["pg"][1])[1:]]
+        argv += ["--entrypoint", "postgres", image, *single(STATE["pg"][1], database)[1:]]
         return alone(cluster, argv, sql)
+
+    def made_of(self) -> str:
+        """Return the service as Compose resolved it, and its image's id; empty when it is given files beside its data.
+
+        Those may make something else of a new cluster when what is in them has changed.
+        """
+        spec = self.plan.config["services"].get(POSTGRES, {})
+        image = look(["docker", "image", "inspect", "--format", "{{.Id}}", spec.get("image", "")]).stdout.strip()
+        mounts = [(each["type"], each.get("source"), each["target"]) for each in spec.get("volumes", [])]
+        alone = mounts == [("bind", str(self.plan.root / "data" / "pg"), STATE["pg"][1])]
+        others = spec.get("configs") or spec.get("secrets") or "PGDATA" in spec.get("environment", {})
+        return repr((image, json.dumps(spec, sort_keys=True))) if image and alone and not others else ""
 
     def major(self) -> int:
         """Return the major version of PostgreSQL in the chosen image; 0 when nobody can tell."""

@@ -36,6 +36,8 @@ NEXT_CHECK = 15.0
 _UP = ("up", "--detach", "--pull", "never")
 # The client takes user and database from what its container was started with.
 _AS_CONFIGURED = 'PGUSER="$POSTGRES_USER" PGDATABASE="$POSTGRES_DB" exec "$@"'
+# On podman an exec fails, whatever its program's exit code, when that ended before it had read all of its stdin.
+_FED = f"[ -e /run/.containerenv ] || {_AS_CONFIGURED}; ({_AS_CONFIGURED}); code=$?; cat >/dev/null; exit $code"
 
 
 class Docker(Engine):
@@ -123,7 +125,8 @@ class Docker(Engine):
             argv = (argv[0], f"--dbname={conninfo(into)}", *argv[1:])
         elif argv[0] == "pg_restore" and "-f" not in argv:
             argv = (argv[0], "--dbname=", *argv[1:])  # that of PGDATABASE, which it does not take by itself
-        return Command(["docker", "exec", *flags, server, "sh", "-c", _AS_CONFIGURED, "sh", *argv], {})
+        script = _FED if flags[:1] == ["-i"] else _AS_CONFIGURED
+        return Command(["docker", "exec", *flags, server, "sh", "-c", script, "sh", *argv], {})
 
     def logs(self, service: str = "", *, follow: bool = False, tail: str = "all") -> list[str]:
         """Return the command line that shows the logs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 from stack.engines.docker.words import explain
 from stack.ground import catalog, ports
 from stack.ground.errors import Refused, StackError
+from stack.ground.layers import layer_files
 from stack.ground.run import look
-from stack.ground.settings import Settings, layer_files
+from stack.ground.settings import Settings
 from stack.ground.volume import Place, Volume
 from stack.server.address import Endpoint
 
@@ -21,6 +23,8 @@ POSTGRES, BACKEND = catalog.POSTGRES.name, catalog.BACKEND.name
 STATE = {leaf: (entry.name, entry.home) for leaf, entry in catalog.STATEFUL.items()}
 """Each directory of data/: which service keeps its state there, and where it sees it."""
 STATEFUL = [service for service, _ in STATE.values()]
+_SAYS = "(?:POSTGRES_URL|CONVEX_DATABASE_HOST)"
+_ON_POSTGRES = re.compile(rf"""^\s*(?:["']?{_SAYS}["']?\s*:|-\s*["']?{_SAYS}=)""", re.MULTILINE)
 
 
 class Plan:
@@ -180,6 +184,17 @@ class Plan:
     def guarded_volumes(self) -> list[Volume]:
         """Return the volumes that a start would use."""
         return [place for place in self.stores().values() if isinstance(place, Volume)] if self._may_move() else []
+
+    def convex_database(self) -> str:
+        """Return the database in which Convex keeps its tables; empty when they are in its directory.
+
+        Compose is asked only when a file says something of it.
+        """
+        if not any(_ON_POSTGRES.search(file.read_text(errors="replace")) for file in self.files()):
+            return ""
+        environment = self.config["services"].get(BACKEND, {}).get("environment") or {}
+        on_postgres = environment.get("POSTGRES_URL") or environment.get("CONVEX_DATABASE_HOST")
+        return str(environment.get("INSTANCE_NAME") or "").replace("-", "_") if on_postgres else ""
 
     def _usual(self) -> dict[str, Path]:
         return {leaf: self.root / "data" / leaf for leaf in STATE}

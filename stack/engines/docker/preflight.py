@@ -20,6 +20,11 @@ from stack.ground.talk import say
 from stack.server import pgdata
 from stack.server.programs import MAJOR
 
+LEFT = (
+    "data/convex/db.sqlite3 has the tables of Convex from before they came to PostgreSQL, and nothing uses it now. To"
+    " carry them over, type `npx convex export --path old.zip` with the former STACK_LAYERS, and with these `npx convex"
+    " import --replace-all old.zip`; then delete that file."
+)
 PROXY_ENDS = 5.0
 """Seconds that the program by which Docker forwards a port is waited for: it ends after its container."""
 
@@ -50,6 +55,18 @@ class Preflight:
             raise ports.taken(" ".join(found))
         if found := [why for port in wanted if (why := self._taken_beside(*port, rows))]:
             raise ports.taken(" ".join(found), runs=any(self._publishes(*port, rows) for port in wanted))
+
+    def _look_at_convex(self) -> None:
+        """Say what Convex does not use when its tables are in PostgreSQL. Raises Refused when the user's are there."""
+        database = self.plan.convex_database()
+        if database and database == self.plan.settings.database:
+            raise Refused(
+                f"Convex would keep its tables in the database {database}, named after its instance, which is your own."
+                " Nothing was started.",
+                cure="Set another CONVEX_INSTANCE_NAME, or another POSTGRES_DB, then type `invoke up`.",
+            )
+        if database and disk.is_seen(self.plan.root / "data" / "convex" / "db.sqlite3"):
+            say(LEFT)
 
     def _foresee(self, rows: list[dict[str, str]], freed: int | None) -> None:
         """Raise StackError for what would fail the start and can be seen before it, in a millisecond.
@@ -168,5 +185,6 @@ class Preflight:
                 " Nothing was started.",
                 cure=f"Type `{' && '.join(stops)}`, then `invoke up`.",
             )
+        self._look_at_convex()
         self._foresee(rows, freed)
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from stack.engines.embedded.home import Home
 from stack.engines.embedded.inside import Inside
 from stack.ground.run import PIPE, start
 from stack.server.address import LIBPQ
-from stack.server.programs import MAJOR
+from stack.server.programs import MAJOR, release
 
 
 class Copies:
@@ -32,13 +33,15 @@ class Copies:
             yield copy
 
     @contextmanager
-    def copy(self, target: Path) -> Iterator[Copy]:
-        """Do the same while no server is at work on it. Raises Refused when one is."""
-        self._refuse_if_used()
-        argv = ["sh", "-c", COPY, "sh", str(self.home.directory), str(target)]
+    def copy(self, target: Path, kept: Path | None = None) -> Iterator[Copy]:
+        """Do the same while no server is at work on it, or with what is `kept`. Raises Refused when one is."""
+        if not kept:
+            self._refuse_if_used()
+        argv = ["sh", "-c", COPY, "sh", str(kept or self.home.directory), str(target)]
         with self._begun(argv, target, LOOK) as copy:
             yield copy
-        self._refuse_if_used()
+        if not kept:
+            self._refuse_if_used()
 
     @contextmanager
     def _begun(self, argv: list[str], target: Path, cure: str) -> Iterator[Copy]:
@@ -57,14 +60,21 @@ class Copies:
         if found or self.inside.postmaster.process() or shutdown.remains(directory):
             raise in_use(directory, found[0].who if found else "a server", self.home.root)
 
-    def alone(self, cluster: Path, sql: str) -> list[str]:
+    def alone(self, cluster: Path, sql: str, database: str = "template1") -> list[str]:
         """Run SQL in a cluster that nobody serves, and return the first column. Raises StackError when it fails."""
         if self.home.account and cluster.stat().st_uid != self.home.account.uid:
             rights.give(cluster, self.home.account)
         way = self.home.way_to(cluster)
-        name, *options = single(str(cluster))
+        name, *options = single(str(cluster), database)
         argv = [*way.prefix, str(self.home.programs / name), *options]
         return alone(cluster, argv, sql, way.env, way.rights)
+
+    def made_of(self) -> str:
+        """Return what initdb is told, its version, and what it takes from the machine: the time zone."""
+        its, zone = self.home.settings, Path("/etc/localtime").resolve()
+        told = self.home.initdb(Path("its"), Path("password"))
+        about = (its.password, its.database, its.bind_address, self.home.uid, os.environ.get("TZ"), str(zone))
+        return repr((told, release(self.home.programs / "postgres"), about))
 
     def major(self) -> int:
         """Return the major version of the server that would be started."""

@@ -21,8 +21,9 @@ from stack.engines.embedded.make import Maker
 from stack.engines.embedded.postmaster import PATIENCE, Postmaster, Server
 from stack.ground import disk, ports, regular
 from stack.ground.errors import Refused, StackError
+from stack.ground.layers import layer_files
 from stack.ground.run import Command
-from stack.ground.settings import ROOT, Settings, layer_files
+from stack.ground.settings import ROOT, Settings
 from stack.ground.talk import say
 from stack.server import pgdata, processes
 from stack.server.address import LIBPQ, Endpoint, client_options

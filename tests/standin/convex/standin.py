@@ -99,12 +99,33 @@ def called_from_inside(origin: str) -> Answer:
     return (502, TEXT, told.stderr) if told.returncode else (200, TEXT, told.stdout)
 
 
+def on_postgres(sql: str) -> str:
+    """Run SQL in the instance's own database on PostgreSQL, as upstream does where POSTGRES_URL is set."""
+    url = f"{os.environ['POSTGRES_URL']}/{credentials()[0].replace('-', '_')}"
+    psql = ["/usr/lib/postgresql/17/bin/psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql, url]
+    told = subprocess.run(psql, check=False, capture_output=True, encoding="utf-8", timeout=30)
+    if told.returncode:
+        raise SystemExit(f"STAND-IN: {told.stderr}")
+    return told.stdout.strip()
+
+
 def counted(*, raised: bool) -> Answer:
     """Answer with a number that is kept in the database, raised by one or as it is: what is there can be told by it."""
+    if "POSTGRES_URL" in os.environ:
+        return 200, TEXT, on_postgres("UPDATE counter SET n = n + 1 RETURNING n" if raised else "SELECT n FROM counter")
     with contextlib.closing(sqlite3.connect(DATA / "db.sqlite3", timeout=30)) as database, database:
         if raised:
             database.execute("UPDATE counter SET n = n + 1")
         return 200, TEXT, str(database.execute("SELECT n FROM counter").fetchone()[0])
+
+
+def begin_sqlite() -> None:
+    """Make the database that is a file."""
+    with sqlite3.connect(DATA / "db.sqlite3") as database:
+        database.execute("CREATE TABLE IF NOT EXISTS standin (started TEXT)")
+        database.execute("INSERT INTO standin VALUES (datetime())")
+        database.execute("CREATE TABLE IF NOT EXISTS counter (n INTEGER)")
+        database.execute("INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter)")
 
 
 def backend() -> None:
@@ -115,11 +136,13 @@ def backend() -> None:
     name, secret = credentials()
     for folder in ("tmp", "storage"):
         (DATA / folder).mkdir(exist_ok=True)
-    with sqlite3.connect(DATA / "db.sqlite3") as database:
-        database.execute("CREATE TABLE IF NOT EXISTS standin (started TEXT)")
-        database.execute("INSERT INTO standin VALUES (datetime())")
-        database.execute("CREATE TABLE IF NOT EXISTS counter (n INTEGER)")
-        database.execute("INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter)")
+    if "POSTGRES_URL" in os.environ:
+        on_postgres(
+            "CREATE TABLE IF NOT EXISTS counter (n bigint);"
+            "INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT FROM counter)"
+        )
+    else:
+        begin_sqlite()
 
     def check(authorization: str) -> Answer:
         instance, _, rest = authorization.removeprefix("Convex ").partition("|")

@@ -24,8 +24,8 @@ from stack.ground import disk, settings
 from stack.ground.errors import StackError
 from stack.server import pgdata, programs, releases, session
 from stack.server.programs import server_programs
-from stack.verbs import store
 from stack.verbs import up as up_room
+from stack.verbs.facts import MARK
 from tests.ports import own_port
 
 pytestmark = pytest.mark.xdist_group("doctor")  # they share a server
@@ -558,7 +558,7 @@ def test_no_room_for_a_snapshot(root: Path, ask: Any, monkeypatch: pytest.Monkey
 
 def test_a_copy_that_a_dead_command_left(root: Path, ask: Any) -> None:
     name = "stack_making_" + 32 * "0"
-    sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false CONNECTION LIMIT {store.MARK}', dbname="template1")
+    sql(root, f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS false CONNECTION LIMIT {MARK}', dbname="template1")
     report = ask(root)
     assert report["unfinished copies"]["state"] == "warning"
     assert f"no longer wanted: {name} (" in report["unfinished copies"]["message"]

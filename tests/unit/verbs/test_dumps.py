@@ -19,7 +19,7 @@ from stack.ground import settings
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import Command
 from stack.verbs import dump, load, spares, up
-from tests.unit.conftest import embedded
+from tests.unit.conftest import ask, embedded
 
 pytestmark = [pytest.mark.xdist_group("dumps"), pytest.mark.slow]  # they share a server
 
@@ -54,13 +54,6 @@ def engine(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> Embedded:
     ask(server, "CREATE VIEW seen AS SELECT * FROM kept")
     ask(server, "SELECT lo_create(0)")
     return server
-
-
-def ask(engine: Embedded, sql: str) -> object:
-    with psycopg.connect(engine.endpoint().url(masked=False), autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        row = cursor.fetchone() if cursor.description else None
-        return row and row[0]
 
 
 def make_empty(engine: Embedded) -> None:

@@ -53,8 +53,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "app" / ".env.local"
 
 
-def write(engine: FakeEngine, file: Path, **options: bool) -> None:
-    env.write(engine, str(file), "dotenv", **options)
+def write(engine: FakeEngine, file: Path, *, key: bool = True) -> None:
+    env.write(engine, str(file), "dotenv", key=key)
 
 
 def test_the_key_is_among_the_settings_unless_it_is_left_out(engine: WithConvex, tmp_path: Path) -> None:
@@ -88,6 +88,15 @@ def test_only_our_own_names_change_in_the_file(
         in told
     )
     assert "hunter2" not in told
+
+
+def test_stdout_is_no_file_to_write(engine: WithConvex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match="`-` is stdout"):
+        env.write(engine, "-", "dotenv")
+    assert not Path("-").exists()
+    env.write(engine, "./-", "dotenv")  # the cure for who means that
+    assert dotenv_values("-")["PGPORT"] == "1"
 
 
 def test_the_second_time_nothing_is_written(engine: WithConvex, file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,13 @@ REFUSED = {
     "a word that psql does not know": ("create table a ();\n\\nonsense\n", r":2: error: invalid command \nonsense"),
     "an error that is gone past": (
         "\\set ON_ERROR_STOP off\nselect 1/0;\nselect 1/0;\ncreate table a ();\n",
-        "some.sql:2: ERROR:  division by zero\nThe file sets ON_ERROR_STOP off, so psql went on past an error, the"
-        " first of 2",
+        "some.sql:2: ERROR:  division by zero\npsql went on past an error, the first of 2, as it does when",
     ),
     "an error that is gone past by \\unset": ("\\unset ON_ERROR_STOP\nselect 1/0;\n", "past an error"),
+    "a condition that is neither": (
+        "create table a ();\n\\if :SERVER_VERSION_NUM\n\\endif\n",
+        "psql went on past an error, as it does when a file sets ON_ERROR_STOP off, and when an \\if is neither",
+    ),
     "a condition that is not closed": ("create table a ();\n\\if true\n", "ends in the middle"),
     "a COPY of CSV that is cut": ("create table a (t text);\ncopy a from stdin csv;\nx\ny", "ends in the middle"),
     "a body that is not closed": ("create table a ();\ndo $x$ begin", "ends in the middle"),
@@ -227,6 +231,10 @@ def test_a_dump_with_an_early_error_of_any_size_tells_it(engine: Embedded) -> No
     load(engine, b"\xef\xbb\xbf" + crlf)
     assert ask(engine, "SELECT count(*) FROM kept") == [1000]
     assert "last line of a dump is missing" in fails(engine, crlf[: crlf.rindex(b"\r\n--\r\n-- Name")])
+
+
+def test_a_connection_that_is_lost_is_no_error_that_psql_went_past(engine: Embedded) -> None:
+    assert "went on" not in fails(engine, b"select pg_terminate_backend(pg_backend_pid());\ncreate table a ();\n")
 
 
 def test_a_dump_whose_end_is_far_from_the_files_end_is_whole(engine: Embedded) -> None:
@@ -456,7 +464,8 @@ def test_no_write_is_lost_while_seed_runs(engine: Embedded) -> None:
         thread.start()
     try:
         for n in range(4):
-            seed(engine, a=f"CREATE TABLE t{n} AS SELECT 1 AS n;")
+            with suppress(StackError):  # three writers can outrun it on a busy machine; then it changes nothing
+                seed(engine, a=f"CREATE TABLE t{n} AS SELECT 1 AS n;")
     finally:
         done.set()
         for thread in threads:

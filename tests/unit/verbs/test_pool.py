@@ -64,7 +64,7 @@ def test_without_room_no_pool_begins_and_none_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(spares, "room_left", lambda *_: spares.MARGIN + 20_000_000)
         with pytest.raises(StackError, match="no room for 16 databases like one: each takes"):
-            pool.make(engine, "one", 0)
+            pool.make(engine, "one", 16)
     pool.make(engine, "one", 2)
     with beside(engine) as session, monkeypatch.context() as patched:
         first = take(session), take(session)
@@ -90,8 +90,8 @@ def test_where_the_schema_was_dropped_nothing_used_is_handed_out(engine: Embedde
 
 def test_the_database_postgres_is_not_the_users(engine: Embedded) -> None:
     with pytest.raises(Refused, match="which is the one that POSTGRES_DB names"):
-        leases.check(cast("Cluster", SimpleNamespace(database="postgres")))
-    other = SimpleNamespace(database="x", connection=SimpleNamespace(info=SimpleNamespace(dbname="template1")))
+        leases.check(cast("Cluster", SimpleNamespace(configured="postgres")))
+    other = SimpleNamespace(configured="x", connection=SimpleNamespace(info=SimpleNamespace(dbname="template1")))
     with pytest.raises(Refused, match=r"there is none.*CREATE DATABASE postgres"):
         leases.check(cast("Cluster", other))
 
@@ -104,3 +104,10 @@ def test_what_somebody_has_written_into_the_comment_is_no_pool(engine: Embedded)
             assert leases.pool_of(cluster) is None
         with pytest.raises(psycopg.Error, match="There is no pool"):
             take(session)
+
+
+@pytest.mark.parametrize("typed", ["0", "-1", "1001", "many", "1.5"])
+def test_a_size_that_is_no_number_of_copies_is_refused(typed: str) -> None:
+    with pytest.raises(Refused, match=rf"--size {typed} is no number of copies: from 1 to 1000"):
+        pool.wanted(typed)
+    assert (pool.wanted(""), pool.wanted("1000")) == (pool.SIZE, 1000)

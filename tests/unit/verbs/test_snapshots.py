@@ -21,9 +21,9 @@ from stack.engines.embedded.engine import Embedded
 from stack.engines.external import External
 from stack.ground import settings
 from stack.ground.errors import Refused, StackError
+from stack.verbs import facts, snapshots, spares, store, up
 from stack.verbs import names as names_room
 from stack.verbs import restore as restore_room
-from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
 pytestmark = [pytest.mark.xdist_group("snapshots"), pytest.mark.slow]  # they share a server
@@ -355,7 +355,7 @@ def test_only_the_latest_has_a_spare(engine: Embedded) -> None:
 
 def test_what_a_crash_left_is_cleared_by_the_next_command(engine: Embedded) -> None:
     for kind in (store.MAKING, store.DOOMED):
-        ask(engine, f'CREATE DATABASE "{kind}{"0" * 32}" CONNECTION LIMIT {store.MARK}')
+        ask(engine, f'CREATE DATABASE "{kind}{"0" * 32}" CONNECTION LIMIT {facts.MARK}')
     snapshots.listed(engine)
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1"}
 
@@ -397,7 +397,7 @@ def test_restore_waits_for_the_spare_that_is_being_prepared(
         waiting.start()
         time.sleep(0.3)
         assert waiting.is_alive()
-        marked = f"ALLOW_CONNECTIONS false CONNECTION LIMIT {store.MARK}"
+        marked = f"ALLOW_CONNECTIONS false CONNECTION LIMIT {facts.MARK}"
         spare = f'CREATE DATABASE "stack-spare-{digits}" TEMPLATE "stack-snapshot-{digits}" {marked}'
         keeper.execute(spare.encode())
     waiting.join(LIMIT)

@@ -28,9 +28,9 @@ from stack.engines.embedded.engine import Embedded
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import look
 from stack.server import waits
+from stack.verbs import facts, snapshots, spares, store, up
 from stack.verbs import login as login_room
 from stack.verbs import restore as restore_room
-from stack.verbs import snapshots, spares, store, up
 from tests.unit.conftest import embedded
 
 pytestmark = [pytest.mark.xdist_group("snapshots of others"), pytest.mark.slow]
@@ -270,7 +270,7 @@ def test_a_killed_copy_is_ours_from_its_first_moment(engine: Embedded, monkeypat
     with login_room.administrator(engine, "x") as cluster:
         monkeypatch.setattr(cluster, "_copy_grants", lambda *_: cluster.run("DROP ROLE {}", "nobody"))
         with pytest.raises(psycopg.errors.UndefinedObject):
-            cluster.copy("convex_poc", f"stack_making_{'a' * 32}", limit=store.MARK, comment="{}")
+            cluster.copy("convex_poc", f"stack_making_{'a' * 32}", limit=facts.MARK, comment="{}")
     assert ours(engine) == ["stack_making"]
     assert [each.fix is not None for each in checked(engine)] == [True]
     names(engine)
@@ -331,7 +331,7 @@ def test_the_mark_of_a_template_and_the_connection_limit_come_back_and_keep_noth
 
 def doom(engine: Embedded, digits: str = "a") -> str:
     name = f"stack-doomed-{digits * 32}"
-    ask(engine, f'CREATE DATABASE "{name}" CONNECTION LIMIT {store.MARK}', "postgres")
+    ask(engine, f'CREATE DATABASE "{name}" CONNECTION LIMIT {facts.MARK}', "postgres")
     return name
 
 

@@ -413,3 +413,12 @@ def test_a_look_that_saw_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(identity, "_identity", lambda _: Identity())
     with pytest.raises(identity.Stranger):
         identity.prove(Session(), Identity, lambda: Identity(7))  # type: ignore[arg-type]
+
+
+def test_only_a_login_from_here_tells_that_nothing_forwards_the_port() -> None:
+    """A health check asks from inside, and of a server that keeps ending it finds nobody there."""
+    ending = Service("postgres", "restarting", "unhealthy", exit_code=1, restarts=3, output=REFUSED_SIX)
+    told = str(wait_room.word(FakeEngine(), Lost(ending, "keeps ending, with exit code 1")))
+    assert "Nothing forwards its port" not in told
+    assert "Type `invoke logs postgres` for more" in told
+    assert "Nothing forwards its port" in str(wait_room.word(FakeEngine(), Lost(UP, "does not answer", REFUSED_SIX)))

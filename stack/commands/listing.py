@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable
 
 from invoke.collection import Collection
 from invoke.program import Program
 
+from stack.commands.usage import WORDS
 from stack.ground.talk import give
-from stack.usage import WORDS
 
-GROUPS = {
-    "Start and stop": ("up", "status", "logs", "restart", "wait-healthy", "down"),
-    "Work with it": ("psql", "env", "dashboard", "admin-key"),
-    "Data": ("seed", "fresh", "dump", "load", "reset", "reset-data"),
-    "Save points": ("snapshot", "restore", "undo", "snapshots", "diff", "guard", "drop-snapshot"),
-    "More databases": ("fork", "forks", "drop-fork", "pool", "drop-pool"),
-    "When it does not work, and settings": ("doctor", "init", "stacks", "retire"),
-}
-"""The commands in order of first use."""
 AFTER = {"psql": "[-- WORDS FOR PSQL]", "guard": "-- COMMAND"}
 """What may follow a command."""
 
@@ -37,10 +29,12 @@ def show(program: Program) -> None:
 
 
 def grouped(collection: Collection) -> dict[str, list[str]]:
-    """Return the names of the commands by group; one without a group comes last."""
-    left = dict.fromkeys(collection.task_names)
-    found = {title: [name for name in names if left.pop(name, name) is None] for title, names in GROUPS.items()}
-    return {**found, **({"More": [*left]} if left else {})}
+    """Return the names of the commands by the room in which they stand, whose first line is their title."""
+    found: dict[str, list[str]] = {}
+    for name in collection.task_names:
+        room = sys.modules[collection[name].body.__module__]
+        found.setdefault((room.__doc__ or "").rstrip("."), []).append(name)
+    return found
 
 
 def explain(program: Program, name: str) -> None:

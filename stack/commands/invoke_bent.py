@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -16,10 +17,10 @@ from invoke.parser import Argument
 from invoke.parser.parser import ParseMachine, Parser, ParseResult
 from invoke.program import Program
 
-from stack import usage
-from stack.ground.errors import Interrupted, Refused
+from stack.commands import usage
+from stack.commands.usage import WORDS
+from stack.ground.errors import Interrupted, Refused, not_loaded
 from stack.ground.talk import to_stdout
-from stack.usage import WORDS
 
 _after: list[str] = []
 """What followed `--` on the command line; psql and guard have a use for it."""
@@ -159,7 +160,7 @@ def _teach_the_program() -> None:
         usage.check_values(self.tasks)
 
     def run(self: Program) -> None:
-        """Change nothing under --dry, which invoke itself heeds in its own `run` alone."""
+        """Change nothing under --dry, which invoke heeds in its own `run` alone; say which package is not there."""
         usage.heed_dry(self)
         try:
             execute(self)
@@ -168,6 +169,10 @@ def _teach_the_program() -> None:
             if isinstance(error.__cause__, Interrupted):
                 raise error.__cause__ from None
             raise
+        except ImportError as error:
+            if (error.name or "").startswith("stack."):
+                raise  # a fault of ours
+            raise not_loaded(error) from None
 
     Program.parse_tasks = parse_tasks  # type: ignore[method-assign]
     Program.parse_cleanup = parse_cleanup  # type: ignore[method-assign]
@@ -177,14 +182,14 @@ def _teach_the_program() -> None:
 
 
 def _show_commands(self: Program) -> None:
-    from stack import listing
+    from stack.commands import listing
 
     listing.show(self)
     raise Exit
 
 
 def _help(self: Program, name: str) -> None:
-    from stack import listing
+    from stack.commands import listing
 
     listing.explain(self, name)
 
@@ -203,6 +208,9 @@ def _occupy_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    # What a terminal's encoding lacks is spelled out there too, as Python does on stderr.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def lines(tail: str) -> str:

@@ -14,6 +14,7 @@ from stack.engines import choose
 from stack.engines.docker import machine
 from stack.engines.embedded import shutdown
 from stack.ground import disk, register, settings
+from stack.ground.catalog import STATEFUL
 from stack.ground.errors import StackError, Words
 from stack.ground.tables import print_columns
 from stack.ground.talk import ago, confirm, counted, give, human, say
@@ -36,7 +37,7 @@ class Stack:
     @property
     def is_orphan(self) -> bool:
         """Whether its checkout is gone, and something of it is here."""
-        return disk.is_gone(self.folder) and bool(self.containers or self.servers)
+        return _is_gone(self.folder) and bool(self.containers or self.servers)
 
     @property
     def state(self) -> str:
@@ -60,6 +61,17 @@ class Stack:
                 git = self.folder / git.read_text().partition("gitdir:")[2].strip()
             return (git / "HEAD").read_text().strip().removeprefix("ref: refs/heads/")[:40]
         return ""
+
+
+def _is_gone(folder: Path) -> bool:
+    """Return whether a checkout is gone, as far as this user may look.
+
+    PostgreSQL ends within a minute when its files are deleted; Docker starts it again, and makes `data/` for that.
+    """
+    with suppress(OSError):
+        data = folder / "data"
+        return [*folder.iterdir()] == [data] and {each.name for each in data.iterdir()} <= {*STATEFUL}
+    return disk.is_gone(folder)
 
 
 def found(root: Path) -> list[Stack]:
@@ -114,7 +126,7 @@ def orphans(every: list[Stack]) -> Words | None:
 def mention(root: Path) -> str:
     """Return what `up` says of stacks whose checkout is gone; empty when all have theirs, which is asked first."""
     folders = [*machine.projects().values(), *(directory.parents[1] for directory in processes.embedded().values())]
-    told = orphans(found(root)) if any(map(disk.is_gone, folders)) else None
+    told = orphans(found(root)) if any(map(_is_gone, folders)) else None
     return " ".join(told or ())
 
 
@@ -127,15 +139,17 @@ def prune(root: Path, *, yes: bool) -> None:
     for each in gone:
         names = [container.name for container in each.containers]
         names += [f"the PostgreSQL of process {pid}" for pid in each.servers]
-        say(f"{each.folder} is gone. Left of it: {', '.join(names)}.")
+        gone_is = f"{each.folder} is gone" if not disk.is_seen(each.folder) else f"{each.folder} has nothing but data/"
+        say(f"{gone_is}. Left of it: {', '.join(names)}.")
     confirm("End these?", yes=yes)
     for each in gone:
-        if not disk.is_gone(each.folder):  # it has come back while you thought
+        if not _is_gone(each.folder):  # it has come back while you thought
             continue
         machine.end(each.containers)
         for pid, directory in each.servers.items():
             shutdown.stop(pid, directory / "server.log", 10)
-        say(f"Ended what was left of {each.folder}.")
+        kept = f" {each.folder / 'data'} is kept." if disk.is_seen(each.folder) else ""
+        say(f"Ended what was left of {each.folder}.{kept}")
 
 
 def _told(each: Stack) -> dict[str, Any]:

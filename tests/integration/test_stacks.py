@@ -16,8 +16,20 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.integration.checkout import containers, docker, fail, images, project, remove, run, succeed, unique, value
-from tests.integration.conftest import copy_for
+from tests.integration.checkout import (
+    ALONE,
+    containers,
+    docker,
+    fail,
+    images,
+    project,
+    remove,
+    run,
+    succeed,
+    unique,
+    value,
+)
+from tests.integration.conftest import Make, copy_for
 
 
 @pytest.fixture
@@ -57,6 +69,7 @@ def test_one_whose_folder_is_gone_is_ended_and_no_other(engine: str, template: P
         assert "FOLDER" in table.splitlines()[0]
         name = project(gone)
 
+        succeed(gone, "restart")  # PostgreSQL looks once a minute whether its files are there, and ends when not
         delete(gone)
         assert stacks(stays)[str(gone)]["orphan"]
         for command in ("up", "doctor"):
@@ -80,6 +93,26 @@ def test_one_whose_folder_is_gone_is_ended_and_no_other(engine: str, template: P
             assert docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={name}") == ""
             assert docker("network", "ls", "-q", "--filter", f"label=com.docker.compose.project={name}") == ""
             assert containers(stays) == {}
+
+
+@pytest.mark.usefixtures("pruning")
+def test_a_folder_that_docker_has_made_again_is_no_checkout(make: Make) -> None:
+    gone, stays = make(**ALONE), make(**ALONE)
+    succeed(gone, "up")
+    name = f"{project(gone)}-postgres"
+    delete(gone)
+    docker("restart", name)  # as when PostgreSQL misses its files
+    assert (gone / "data" / "pg").is_dir()
+    assert f"no checkout any more: {gone}" in run(stays, "stacks").stderr
+    asked = run(stays, "stacks", "--prune")
+    assert asked.returncode == 2
+    assert f"{gone} has nothing but data/" in asked.stderr
+    (gone / "mine").touch()
+    assert not stacks(stays)[str(gone)]["orphan"]
+    (gone / "mine").unlink()
+    assert f"{gone / 'data'} is kept" in run(stays, "stacks", "--prune", "--yes").stderr
+    assert (gone / "data" / "pg").is_dir()
+    assert str(gone) not in stacks(stays)
 
 
 @pytest.mark.usefixtures("pruning")

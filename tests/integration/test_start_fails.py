@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.checkout import ALONE, configure, docker, fail, foreign, run, sql, succeed, tables, value
+from tests.integration.checkout import (
+    ALONE,
+    configure,
+    docker,
+    fail,
+    foreign,
+    project,
+    run,
+    sql,
+    succeed,
+    tables,
+    value,
+)
 
 
 def layer(copy: Path, service: str, **what: object) -> None:
@@ -61,6 +73,21 @@ def test_the_program_that_forwards_a_port_is_waited_for(copy: Path, tmp_path: Pa
                     fail(copy, 1, "up", saying=(f"Port {port} is taken by docker-proxy",))
             finally:
                 forwards.kill()
+
+
+@pytest.mark.alone
+def test_a_container_of_ours_that_comes_up_meanwhile_has_its_port(started: Path, tmp_path: Path) -> None:
+    """As where a command was killed and its Compose goes on."""
+    port, program = value(started, "POSTGRES_PORT"), tmp_path / "docker-proxy"
+    program.symlink_to(os.path.realpath(sys.executable))
+    name = f"{project(started)}-postgres"
+    docker("stop", name)
+    with subprocess.Popen([str(program), "-c", FORWARDS, port, "60"], stdout=subprocess.PIPE) as forwards:
+        assert forwards.stdout
+        assert forwards.stdout.readline() == b"listens\n"
+        comes_up = f"sleep 1; kill {forwards.pid}; until docker start {name}; do sleep 0.01; done"
+        with subprocess.Popen(["sh", "-c", comes_up]):
+            succeed(started, "up")
 
 
 @pytest.mark.alone

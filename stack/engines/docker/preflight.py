@@ -25,8 +25,8 @@ LEFT = (
     " carry them over, type `npx convex export --path old.zip` with the former STACK_LAYERS, and with these `npx convex"
     " import --replace-all old.zip`; then delete that file."
 )
-PROXY_ENDS = 5.0
-"""Seconds that the program by which Docker forwards a port is waited for: it ends after its container."""
+PROXY_SETTLES = 15.0
+"""Seconds that the program by which Docker forwards a port is given: it begins before its container and ends after."""
 
 
 class Preflight:
@@ -137,7 +137,22 @@ class Preflight:
         return ports.also_at_localhost(address, port)
 
     def _taken(self, address: str, port: int, rows: list[dict[str, str]]) -> str:
-        """Return who holds a port, unless it is this stack or nobody."""
+        """Return who holds a port, unless it is this stack or nobody.
+
+        While a container has just ended, or one of ours comes up as its command was killed and Compose goes on, the
+        program that forwards the port holds it for a moment.
+        """
+        deadline = time.monotonic() + PROXY_SETTLES
+        while (why := self._held(address, port, rows)) and time.monotonic() < deadline:
+            own = [row["state"] for row in rows if row["project"] == self.plan.settings.project]
+            if "docker-proxy" not in why and "created" not in own:
+                break
+            time.sleep(0.1)
+            rows = self.containers.rows()
+        return why
+
+    def _held(self, address: str, port: int, rows: list[dict[str, str]]) -> str:
+        """Return who holds a port at this moment, unless it is this stack or nobody."""
         holders = [row for row in rows if publishes(row["ports"], address, port)]
         if any(row["project"] == self.plan.settings.project for row in holders):
             return ""
@@ -146,12 +161,8 @@ class Preflight:
         # One that keeps ending has its port one moment and not the next.
         if any(row["project"] == self.plan.settings.project and row["state"] == "restarting" for row in rows):
             return ""
-        deadline = time.monotonic() + PROXY_ENDS
-        while (why := ports.why_not_free(address, port)) and not self._has(address, port, rows):
-            if "docker-proxy" not in why or time.monotonic() > deadline:
-                return why
-            time.sleep(0.1)
-        return ""
+        why = ports.why_not_free(address, port)
+        return "" if why and self._has(address, port, rows) else why
 
     def _has(self, address: str, port: int, rows: list[dict[str, str]]) -> bool:
         """Return whether this stack has a port that `docker ps` left out: podman's lists one of two adjacent ones."""

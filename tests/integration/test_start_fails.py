@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from stack.engines.docker.engine import Docker
+from stack.ground import settings
 from tests.integration.checkout import (
     ALONE,
     configure,
@@ -76,18 +78,13 @@ def test_the_program_that_forwards_a_port_is_waited_for(copy: Path, tmp_path: Pa
 
 
 @pytest.mark.alone
-def test_a_container_of_ours_that_comes_up_meanwhile_has_its_port(started: Path, tmp_path: Path) -> None:
+def test_a_container_of_ours_that_comes_up_after_the_look_has_its_port(started: Path) -> None:
     """As where a command was killed and its Compose goes on."""
-    port, program = value(started, "POSTGRES_PORT"), tmp_path / "docker-proxy"
-    program.symlink_to(os.path.realpath(sys.executable))
-    name = f"{project(started)}-postgres"
-    docker("stop", name)
-    with subprocess.Popen([str(program), "-c", FORWARDS, port, "60"], stdout=subprocess.PIPE) as forwards:
-        assert forwards.stdout
-        assert forwards.stdout.readline() == b"listens\n"
-        comes_up = f"sleep 1; kill {forwards.pid}; until docker start {name}; do sleep 0.01; done"
-        with subprocess.Popen(["sh", "-c", comes_up]):
-            succeed(started, "up")
+    docker("stop", f"{project(started)}-postgres")
+    engine = Docker(settings.load(started, {}), started)
+    before = engine.containers.rows()
+    docker("start", f"{project(started)}-postgres")
+    engine.preflight.check_ports(before)
 
 
 @pytest.mark.alone

@@ -38,6 +38,7 @@ class Preflight:
         self.others = others
         self.images = images
         self.volumes = volumes
+        self._patient_until = 0.0  # for one start; every look after that is as it is
 
     def check_start(self, freed: int | None = None) -> None:
         """Raise StackError for what would fail a start and can be seen before it, in milliseconds.
@@ -142,10 +143,11 @@ class Preflight:
         While a container has just ended, or one of ours comes up as its command was killed and Compose goes on, the
         program that forwards the port holds it for a moment.
         """
-        deadline = time.monotonic() + PROXY_SETTLES
-        while (why := self._held(address, port, rows)) and time.monotonic() < deadline:
+        while why := self._held(address, port, rows):
+            self._patient_until = self._patient_until or time.monotonic() + PROXY_SETTLES
             own = [row["state"] for row in rows if row["project"] == self.plan.settings.project]
-            if "docker-proxy" not in why and "created" not in own:
+            passes = "docker-proxy" in why or "created" in own
+            if not passes or time.monotonic() > self._patient_until:
                 break
             time.sleep(0.1)
             rows = self.containers.rows()

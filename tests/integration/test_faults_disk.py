@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +150,30 @@ def test_the_embedded_engine_lives_under_any_path(template: Path, tmp_path: Path
             assert {path.name for path in (copy / "data").iterdir()} == {".gitkeep", ".lock"}
         finally:
             run(copy, "down")
+
+
+@as_root
+def test_what_is_kept_for_the_next_fresh_goes_before_a_snapshot_is_refused(either: Path) -> None:
+    mount(either, either / "data", "1600m")
+    try:
+        for file in (either / "seed").glob("*.sql"):
+            file.unlink()
+        for name in ("010", "020"):
+            (either / "seed" / f"{name}.sql").write_text(f"CREATE TABLE of_{name} ();")
+        succeed(either, "up")
+        succeed(either, "fresh")
+        assert "for the next fresh" in succeed(either, "snapshots")
+        with (either / "data/ballast").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(either / "data").free - 104_000_000)
+
+        succeed(either, "snapshot", "mine")
+        assert "for the next fresh" not in succeed(either, "snapshots")
+        sql(either, "DROP TABLE of_010")
+        (either / "seed" / "020.sql").write_text("CREATE TABLE other ();")
+        assert "the disk is short of room" in run(either, "fresh", "--yes").stderr
+        assert tables(either) == ["of_010", "other"]
+        succeed(either, "restore", "mine")
+        assert tables(either) == ["of_010", "of_020"]
+    finally:
+        run(either, "down")
+        subprocess.run(["umount", "--lazy", str(either / "data")], check=True)

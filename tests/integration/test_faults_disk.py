@@ -163,8 +163,8 @@ def test_what_is_kept_for_the_next_fresh_goes_before_a_snapshot_is_refused(eithe
         succeed(either, "up")
         succeed(either, "fresh")
         assert "for the next fresh" in succeed(either, "snapshots")
-        with (either / "data/ballast").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(either / "data").free - 104_000_000)
+        with (either / "data/ballast").open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(either / "data").free - 104_000_000)
 
         succeed(either, "snapshot", "mine")
         assert "for the next fresh" not in succeed(either, "snapshots")

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +48,14 @@ def test_a_path_that_docker_cannot_mount_is_refused_and_the_cure_works(
         checkout.remove(moved)
 
 
-@pytest.fixture(params=NAMES)
-def embedded(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Iterator[Path]:
-    with copy_for("embedded", template, tmp_path / request.param, anew=True) as made:
+@pytest.fixture(params=[*NAMES, "a,b"])
+def embedded(request: pytest.FixtureRequest, template: Path) -> Iterator[Path]:
+    """A copy near the root of the disk: where the path is long, the server's socket is elsewhere."""
+    with (
+        tempfile.TemporaryDirectory() as place,
+        copy_for("embedded", template, Path(place, request.param), anew=True) as made,
+    ):
+        Path(place).chmod(0o711)  # root runs the server as somebody else
         yield made
         run(made, "down")
 

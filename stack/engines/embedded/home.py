@@ -7,6 +7,7 @@ import shlex
 import stat
 import tempfile
 import zlib
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -46,9 +47,14 @@ class Home:
 
     @cached_property
     def socket_directory(self) -> Path:
-        """A directory that only the server's user may enter, short enough for a socket in it."""
-        if len(os.fsencode(self.directory / f".s.PGSQL.{self.port}")) <= SOCKET_PATH_LIMIT:
-            return self.directory
+        """A directory that only the server's user may enter, whose name a client can be given as a host.
+
+        That is short enough for a socket in it, and UTF-8 for psycopg; libpq takes a comma for the end of a host.
+        """
+        path = os.fsencode(self.directory / f".s.PGSQL.{self.port}")
+        with suppress(UnicodeDecodeError):
+            if len(path) <= SOCKET_PATH_LIMIT and "," not in path.decode():
+                return self.directory
         mark = zlib.crc32(os.fsencode(self.root))
         return Path(tempfile.gettempdir(), f"stack-{self.uid}-{mark:08x}")
 

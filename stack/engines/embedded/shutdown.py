@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ _CRASH = re.compile(
     re.MULTILINE,
 )
 """What the server's log says of its own crash; not the same words in a statement that it logs."""
+_TO_RECOVER = range(3, 7)
+"""The states DB_SHUTDOWNING, DB_IN_CRASH_RECOVERY, DB_IN_ARCHIVE_RECOVERY and DB_IN_PRODUCTION."""
 _RECOVERS = "Nothing that was committed is lost: the next start recovers it from the server's own log (WAL)."
 
 
@@ -59,7 +62,11 @@ def stop(pid: int, log: Path, patience: float) -> bool:
         return at_once([server], why)
     if crash := _crash(log, before):
         say(f"The server crashed while it was stopping. It said:\n    {crash}\n{_RECOVERS}")
-    return not crash
+        return False
+    if _is_to_recover(log.parent):
+        say(f"The server has ended without a last checkpoint, as after a crash. {_RECOVERS}")
+        return False
+    return True
 
 
 def at_once(processes: list[Process], why: str) -> bool:
@@ -201,6 +208,16 @@ def _crash(log: Path, before: int) -> str:
     """Return the line in which a server tells of its crash, in what it has logged after `before` bytes."""
     found = _CRASH.search(logged(log, before))
     return found[0].strip() if found else ""
+
+
+def _is_to_recover(directory: Path) -> bool:
+    """Return whether a server has left its files without a last checkpoint, as pg_control tells (pg_control.h)."""
+    try:
+        with regular.opened(directory, "global/pg_control") as control:
+            state = int.from_bytes(control.read(20)[16:], sys.byteorder)
+    except OSError:
+        return False
+    return state in _TO_RECOVER
 
 
 def _last(log: Path) -> str:

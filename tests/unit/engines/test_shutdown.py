@@ -101,7 +101,9 @@ Said = pytest.CaptureFixture[str]
 
 def test_a_clean_stop_says_no_more_than_that(full: Embedded, capfd: Said) -> None:
     capfd.readouterr()
+    assert shutdown._is_to_recover(full.home.directory)  # as long as it runs
     ends(full)
+    assert not shutdown._is_to_recover(full.home.directory)
     assert capfd.readouterr().err == "PostgreSQL has stopped.\n"
     assert "not properly shut down" not in full.last_words("postgres", 50)
     loses_nothing(full)
@@ -172,8 +174,23 @@ def test_a_server_that_crashes_again_and_again_is_ended(full: Embedded, capfd: S
         over.set()
         killer.join()
     said = capfd.readouterr().err  # it is ended at once, or its crash has ended it already
-    assert "immediate stop" in said or "The server crashed while it was stopping. It said:" in said
+    ways = "immediate stop", "The server crashed while it was stopping. It said:", "ended without a last checkpoint"
+    assert any(way in said for way in ways)
     assert "Nothing that was committed is lost" in said
+    loses_nothing(full)
+
+
+def test_a_server_that_is_killed_while_it_stops_has_not_stopped_cleanly(full: Embedded, capfd: Said) -> None:
+    with session(full) as stuck:
+        stuck.suspend()
+        killer = threading.Timer(0.5, server(full).kill)
+        killer.start()
+        full.stop()
+        killer.join()
+        stuck.resume()
+    said = capfd.readouterr().err
+    assert "ended without a last checkpoint" in said
+    assert "PostgreSQL has stopped" not in said
     loses_nothing(full)
 
 

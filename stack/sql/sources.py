@@ -16,7 +16,7 @@ from stack.ground.errors import Refused
 from stack.ground.files import typed
 from stack.ground.talk import say
 from stack.sql import archives, encodings, stackfile
-from stack.sql.unpack import damage_told, spooled, unpacked
+from stack.sql.unpack import damage_told, refuse_lz4, spooled, unpacked
 
 HEAD = 1024
 """Bytes at either end of a file that tell what it is, from which server, and whether it is whole."""
@@ -202,6 +202,7 @@ def _folder(folder: Path) -> Iterator[Source]:
             f"{folder} cannot be read: it is a directory, and there is no {archives.TOC} of `pg_dump -Fd` in it. Name a"
             " dump or a file of SQL."
         )
+    refuse_lz4(folder, typed(str(folder)))
     seen = 0
 
     def see(size: int) -> None:

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO, Any, cast
 
 from stack.ground.errors import Refused, StackError
@@ -69,6 +70,15 @@ def _inside(opened: ExitStack, stream: IO[bytes], name: str, typed: str, *, insi
             f" `{other[1]} {typed} | invoke load -`."
         )
     return None
+
+
+def refuse_lz4(folder: Path, typed: str) -> None:
+    """Raise Refused for a folder of `pg_dump -Fd` with files by lz4 in it, each of which is only a part of the dump."""
+    if any(not each.with_suffix("").exists() for each in folder.glob("*.lz4")):
+        raise Refused(
+            f"{folder} is compressed by lz4, which is not unpacked here. Nothing was done. Type"
+            f" `lz4 -dm {typed}/*.lz4`, which unpacks its files beside themselves, then the command again."
+        )
 
 
 def _only_one(raw: IO[bytes], name: str, typed: str) -> IO[bytes]:

@@ -200,6 +200,18 @@ def test_what_is_not_unpacked_here_is_told_with_a_way(tmp_path: Path, magic: byt
         pass
 
 
+def test_a_folder_by_lz4_is_told_with_a_way_for_all_of_its_files(tmp_path: Path) -> None:
+    (folder := tmp_path / "a folder").mkdir()
+    (folder / "toc.dat").write_bytes(b"PGDMP")
+    for name in ("1.dat", "2.dat"):
+        (folder / f"{name}.lz4").write_bytes(b"\x04\x22\x4d\x18")
+        with pytest.raises(Refused, match=r"lz4.* Type `lz4 -dm '.*/a folder'/\*\.lz4`"), opened(str(folder)):
+            pass
+        (folder / name).write_bytes(b"")
+    with pytest.raises(Refused, match=r"cut off.*`pg_restore -f - '.*/a folder' \|"), opened(str(folder)) as source:
+        source.read()
+
+
 def test_a_bomb_of_layers_is_refused(tmp_path: Path) -> None:
     content = SQL
     for _ in range(6):

@@ -12,8 +12,8 @@ from stack.sql import copies
 from stack.sql.frames import Event, Frame, together
 from stack.sql.lexer import Lexer
 from stack.sql.pieces import COMMAND, END, PART, SQL, Piece, Readable
-from stack.sql.tokens import blank, copies_from_stdin, words_of
-from stack.sql.variables import Values, arguments, truth
+from stack.sql.tokens import blank, copies_from_stdin, escapes_after, words_of
+from stack.sql.variables import Values, arguments, expanded, truth
 
 DEEPEST = 200
 """Files that include one another; a file that includes itself would never end."""
@@ -60,10 +60,11 @@ class Reading:
         for frame in self.frames[1:]:
             frame.close()
 
-    def set_escapes(self, *, on: bool) -> None:
-        """Tell whether a backslash in a string stands for something."""
-        for frame in self.frames:
-            frame.lexer.backslash_escapes = on
+    def _set_escapes(self, *, on: bool | None) -> None:
+        """Remember whether a backslash in a string stands for something; None: as before."""
+        if on is not None:
+            for frame in self.frames:
+                frame.lexer.backslash_escapes = on
 
     def next(self) -> Event | None:
         """Return the next piece; None at the end. Raises StackError when a file is missing."""
@@ -84,6 +85,8 @@ class Reading:
                     return event
             elif self._taken() is not False:
                 event = self._event(piece)
+                if piece.kind == SQL:
+                    self._set_escapes(on=escapes_after(expanded(piece.statement, self.values)))
                 return self._finish(event) if piece.kind == END and len(self.frames) > 1 else event
         return None
 
@@ -142,8 +145,12 @@ class Reading:
         self._remember(name, rest, taken=taken)
         if name in _SENDS or name in ("r", "reset"):
             frame.lexer.forget()
+            if name in ("g", "gx"):
+                self._set_escapes(on=escapes_after(expanded(piece.statement, self.values)))
             if name in ("g", "gx") and copies_from_stdin(piece.statement):
                 frame.lexer.expect_data()
+        elif name in ("c", "connect"):  # a new session
+            self._set_escapes(on=False)
         elif name in _INCLUDES:
             return self._include(event)
         elif name == "copy" and (found := copies.parsed(rest)) and found.incoming:

@@ -23,8 +23,6 @@ _LOOKED_AT = {
 _OF_ROLES = {"create", "alter", "drop"}
 _SENDS = {"g", "gx", "gset", "gexec", "gdesc", "crosstabview", "watch"}
 _UNFIT = {"rename", "tablespace", "is_template", "allow_connections"}
-_ESCAPES_SETTING = b"standard_conforming_strings"
-_OFF = {b"off", b"false", b"no", b"0"}
 
 
 class Statements:
@@ -139,7 +137,7 @@ class Statements:
             block = words[0] == "do"
             return self._makers.marked(text, statement, block=block, in_transaction=self._in_transaction)
         self._makers.learn(statement)
-        self._note_session(words, statement, reading)
+        self._note_session(words)
         if not self._into:
             return text
         if found := naming(event.piece.statement, reading.values):
@@ -162,10 +160,8 @@ class Statements:
             return b""
         return self._with_roles(text, statement, words[0])
 
-    def _note_session(self, words: list[str], statement: bytes, reading: Reading) -> None:
+    def _note_session(self, words: list[str]) -> None:
         """Remember what changes how the rest is read."""
-        if words[0] == "set" and _ESCAPES_SETTING in statement.lower():
-            reading.set_escapes(on=any(word.lower().strip(b"'") in _OFF for word in words_of(statement)))
         if words[0] in ("begin", "start"):
             self._in_transaction = True
         elif words[0] in ("commit", "end", "abort") or (words[0] == "rollback" and words[1:] != ["to"]):

@@ -15,6 +15,8 @@ TOKEN = re.compile(
 _COMMENT = re.compile(rb"/\*|\*/")
 _BLANK = re.compile(rb"(?:\s|--[^\n]*(?:\n|\Z))*")
 _WORD = re.compile(rb"[A-Za-z_]+")
+_ESCAPES_SETTING = b"standard_conforming_strings"
+_OFF = re.compile(rb"(?i)'?(?:of|off|f|fa|fal|fals|false|n|no|0)'?")  # whatever begins such a word, to the server
 
 
 def words_of(statement: bytes) -> list[bytes]:
@@ -73,6 +75,17 @@ def in_atomic_body(text: bytes) -> bool:
             depth += word == b"begin" or (depth > 0 and word == b"case")
             depth -= depth > 0 and word == b"end"
     return depth > 0
+
+
+def escapes_after(statement: bytes) -> bool | None:
+    """Return whether a backslash escapes in strings behind a statement; None when that says nothing of it."""
+    first = first_words(statement, 1)
+    if first not in (["set"], ["reset"], ["discard"]):
+        return None
+    words = [word.lower() for word in words_of(statement)]
+    if first == ["set"]:
+        return any(map(_OFF.fullmatch, words)) if _ESCAPES_SETTING in words else None
+    return False if {_ESCAPES_SETTING, b"all"} & set(words[1:2]) else None
 
 
 def first_words(statement: bytes, count: int = 3) -> list[str]:

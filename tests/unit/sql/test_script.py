@@ -182,6 +182,9 @@ a	b
     "bytes": 'SELECT \'ä\', "ö" FROM (SELECT 1 AS "ö") AS t; SELECT 1 AS größe$x; SELECT $ä$ ; $ä$;',
     "windows": "SELECT 1;\r\n-- it's\r\nCREATE TABLE t (a text);\r\nCOPY t FROM stdin;\r\nx\r\n\\.\r\nSELECT count(*) FROM t;\r\n\\echo done\r\n",
     "old strings": "SET standard_conforming_strings = off; SET escape_string_warning = off;\nSELECT 'a\\';', 1; SET standard_conforming_strings = on;\nSELECT '\\'; SELECT 2;",
+    "old strings, told otherwise": "SET standard_conforming_strings = 'f';\nSELECT 'it\\'s';\n\\echo 1\nSET standard_conforming_strings TO TRUE;\nSELECT 'a\\';\n\\echo 2\n",
+    "old strings for a while": "SET standard_conforming_strings = off \\g\nSELECT 'it\\'s';\nRESET standard_conforming_strings;\nSELECT 'a\\';\n\\echo 2\n",
+    "old strings until all is discarded": "SET standard_conforming_strings = off;\nSELECT 'it\\'s';\nDISCARD ALL;\nSELECT 'a\\';\n\\echo 2\n",
     "two statements for one": "SELECT 1 \\; SELECT 2;",
     "a wrong one": "CREATE TABLE t (n int);\n\nSELECT 1;\nSELECT nowhere\n  FROM nothing;\nSELECT 2;",
     "a stray word": "SELECT 1;\n\\else\nSELECT 2;",
@@ -711,6 +714,24 @@ HARMLESS = [
 def test_words_that_run_nothing_are_no_harm(psql: Psql, text: str) -> None:
     found = psql.through(script(f"CREATE TABLE t (n integer);\n{text}\nSELECT 'end';", trust=False))
     assert (found.code, found.said, found.output[-4:]) == (0, "", "end\n")
+
+
+OLD = r"""
+CREATE ROLE y_old;
+SET standard_conforming_strings = off;
+SET escape_string_warning = off;
+CREATE TABLE t (a text);
+INSERT INTO t VALUES ('it\'s \\! nothing');
+\connect convex_poc
+INSERT INTO t VALUES ('a\');
+\echo end
+"""
+
+
+def test_a_file_with_old_strings_is_read_ahead_as_it_is_run(psql: Psql, roles: Roles) -> None:
+    found = psql.through(script(OLD, roles, trust=False))
+    assert (found.code, found.said, found.output[-4:]) == (0, "", "end\n")
+    assert psql.sql("SELECT a FROM t ORDER BY 1", "aside") == [("a\\",), ("it's \\! nothing",)]
 
 
 HIDDEN = {

@@ -48,7 +48,7 @@ def stop(pid: int, log: Path, patience: float) -> bool:
         before = log.stat().st_size if log.exists() else 0
         server.send_signal(signal.SIGINT)  # what pg_ctl calls a fast stop
     except psutil.NoSuchProcess:
-        return True
+        return _has_ended_cleanly(log.parent)
     deadline, why = time.monotonic() + patience, ""
     with _told(pid):
         while not why and lives(server):
@@ -63,10 +63,7 @@ def stop(pid: int, log: Path, patience: float) -> bool:
     if crash := _crash(log, before):
         say(f"The server crashed while it was stopping. It said:\n    {crash}\n{_RECOVERS}")
         return False
-    if _is_to_recover(log.parent):
-        say(f"The server has ended without a last checkpoint, as after a crash. {_RECOVERS}")
-        return False
-    return True
+    return _has_ended_cleanly(log.parent)
 
 
 def at_once(processes: list[Process], why: str) -> bool:
@@ -210,14 +207,14 @@ def _crash(log: Path, before: int) -> str:
     return found[0].strip() if found else ""
 
 
-def _is_to_recover(directory: Path) -> bool:
-    """Return whether a server has left its files without a last checkpoint, as pg_control tells (pg_control.h)."""
-    try:
-        with regular.opened(directory, "global/pg_control") as control:
-            state = int.from_bytes(control.read(20)[16:], sys.byteorder)
-    except OSError:
-        return False
-    return state in _TO_RECOVER
+def _has_ended_cleanly(directory: Path) -> bool:
+    """Return whether a server wrote its last checkpoint before it ended, as pg_control tells (pg_control.h)."""
+    state = 0
+    with contextlib.suppress(OSError), regular.opened(directory, "global/pg_control") as control:
+        state = int.from_bytes(control.read(20)[16:], sys.byteorder)
+    if state in _TO_RECOVER:
+        say(f"The server has ended without a last checkpoint, as after a crash. {_RECOVERS}")
+    return state not in _TO_RECOVER
 
 
 def _last(log: Path) -> str:

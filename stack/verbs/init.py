@@ -86,8 +86,9 @@ def _write(root: Path, file: Path, *, isolated: bool, password: bool, along: Map
     if isolated:
         with suppress(OSError):
             register.write(root)
+    secret = {*along}.intersection(settings.SECRETS)
     told = (
-        f"\n  {name} is that of the data" if name in along and name in settings.SECRETS else _chosen(root, name, value)
+        f"\n  {name} is that of the other checkout" if name in secret else _chosen(root, name, value)
         for name, value in changes.items()
     )
     return f"Wrote {file}.{''.join(told)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stack.engines.base import Engine
@@ -59,7 +60,8 @@ def _main_worktree(root: Path) -> Path | None:
 def with_its_data(theirs: Engine) -> Engine:
     """Return the engine whose data the other checkout has: a STACK_ENGINE in the shell is about this one."""
     has = with_data(theirs.root)
-    if theirs.name in has or theirs.name == "external" or len(has) != 1 or LAYER in theirs.settings.layers:
+    elsewhere = settings.load(theirs.root, {}).engine == "external"
+    if theirs.name in has or elsewhere or len(has) != 1 or LAYER in theirs.settings.layers:
         return theirs
     return ENGINES[has[0]](theirs.settings, theirs.root)
 
@@ -68,17 +70,20 @@ def engine_for(root: Path, theirs: Engine) -> Engine:
     """Return the engine that is to run the copy. Raises Refused when the data of the other is of no use to this one."""
     mine = settings.load(root)
     wanted = theirs.name if mine.engine == "auto" else mine.engine
+    unset = "Type `unset STACK_ENGINE`, since that of the shell wins over `.env`; then the command again"
+    in_shell = bool(os.environ.get("STACK_ENGINE"))  # there it would be that of a dump too
     if not theirs.copies or wanted == "external":
         raise Refused(
-            f"{theirs.root if not theirs.copies else root} uses a server that is run elsewhere (the external engine),"
-            " and that is not copied from here. Nothing was done.",
-            cure=by_dump(theirs),
+            f"{root if mine.engine == 'external' else theirs.root} uses a server that is run elsewhere (the external"
+            " engine), and that is not copied from here. Nothing was done.",
+            cure=f"{unset}." if in_shell else by_dump(theirs),
         )
+    there = f"Set STACK_ENGINE={theirs.name} in {root / '.env'}"
     if wanted != theirs.name:
         raise Refused(
             f"{theirs.root} has its data with the engine {theirs.name}, and this checkout is set to {wanted}. Nothing"
             " was done.",
-            cure=f"Set STACK_ENGINE={theirs.name} in {root / '.env'}; or bring it over as a dump: " + by_dump(theirs),
+            cure=f"{unset if in_shell else there}; or bring it over as a dump: {by_dump(theirs)}",
         )
     return ENGINES[wanted](mine, root)
 

@@ -327,6 +327,17 @@ def test_interrupted_it_leaves_nothing_and_up_begins_empty(main: Path) -> None:
         assert sql(fix, "SELECT count(*) FROM pg_tables WHERE tablename = 'rows'") == [0]
 
 
+def test_a_password_that_the_database_was_not_given_yet_is_not_said_to_be_that_of_the_data(main: Path) -> None:
+    configure(main, POSTGRES_PASSWORD="another")
+    with worktree_of(main) as fix:
+        told = run(fix, *DATA)
+        assert told.returncode == 0
+        assert "POSTGRES_PASSWORD is that of the other checkout" in told.stdout + told.stderr
+        fail(fix, 1, "up", saying=("initialised with another password", "`invoke doctor --fix`"))
+        run(fix, "doctor", "--fix")  # the cure
+        assert count(fix) == 1000
+
+
 # -- refusals ---------------------------------------------------------------------------------------------
 
 
@@ -341,7 +352,8 @@ def test_it_is_refused_in_words_and_nothing_is_touched(main: Path, tmp_path: Pat
         with worktree_of(main) as empty:
             fail(fix, 2, *DATA, "--from", str(empty), saying=(f"no data in {empty} yet", "Type `invoke up` there"))
         external = {"STACK_ENGINE": "external", "DATABASE_URL": "postgresql://127.0.0.1:1/x"}
-        fail(fix, 2, *DATA, env=external, saying=("external engine", "`invoke dump "))
+        told = fail(fix, 2, *DATA, env=external, saying=(f"{fix} uses a server", "external engine", "`unset STACK_ENG"))
+        assert "`invoke dump " not in told  # it would write down what is in that server
         assert not (fix / ".env").exists()
         assert leftovers(fix) == []
         configure(fix, **external)
@@ -358,7 +370,7 @@ def test_it_is_refused_in_words_and_nothing_is_touched(main: Path, tmp_path: Pat
 def test_another_engine_is_refused_and_a_dump_goes_over(main: Path) -> None:
     other = {"docker": "embedded", "embedded": "docker"}[value(main, "STACK_ENGINE")]
     with worktree_of(main) as fix:
-        told = fail(fix, 2, *DATA, env={"STACK_ENGINE": other}, saying=("the engine", "`invoke dump "))
+        told = fail(fix, 2, *DATA, env={"STACK_ENGINE": other}, saying=("the engine", "`unset STACK_ENGINE`"))
         cures = [shlex.split(words)[1:] for words in re.findall("`(invoke [^`]*)`", told)]
         assert [words[0] for words in cures] == ["dump", "init", "up", "load"]
         succeed(main, *cures[0])

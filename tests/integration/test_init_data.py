@@ -338,6 +338,16 @@ def test_a_password_that_the_database_was_not_given_yet_is_not_said_to_be_that_o
         assert count(fix) == 1000
 
 
+def test_a_checkout_whose_git_other_worktrees_have_is_not_said_to_be_deleted_next(make: Make) -> None:
+    main = tracked(make())
+    with worktree_of(main) as fix:
+        told = run(main, "retire", "--yes").stderr
+        assert f"Keep the folder: its .git is also that of {fix}." in told
+        assert "rm -rf" not in told
+        remove(fix)
+    assert "`rm -rf " in run(main, "retire", "--yes").stderr  # git has not been told yet that it is gone
+
+
 # -- refusals ---------------------------------------------------------------------------------------------
 
 

@@ -60,11 +60,15 @@ class Reading:
         for frame in self.frames[1:]:
             frame.close()
 
-    def _set_escapes(self, *, on: bool | None) -> None:
-        """Remember whether a backslash in a string stands for something; None: as before."""
-        if on is not None:
-            for frame in self.frames:
-                frame.lexer.backslash_escapes = on
+    def _set_escapes(self, *, on: bool) -> None:
+        """Remember whether a backslash in a string stands for something."""
+        for frame in self.frames:
+            frame.lexer.backslash_escapes = on
+
+    def _follow(self, statement: bytes) -> None:
+        """Remember what a statement that is sent says of that."""
+        if (on := escapes_after(expanded(statement, self.values))) is not None:
+            self._set_escapes(on=on)
 
     def next(self) -> Event | None:
         """Return the next piece; None at the end. Raises StackError when a file is missing."""
@@ -86,7 +90,7 @@ class Reading:
             elif self._taken() is not False:
                 event = self._event(piece)
                 if piece.kind == SQL:
-                    self._set_escapes(on=escapes_after(expanded(piece.statement, self.values)))
+                    self._follow(piece.statement)
                 return self._finish(event) if piece.kind == END and len(self.frames) > 1 else event
         return None
 
@@ -146,7 +150,7 @@ class Reading:
         if name in _SENDS or name in ("r", "reset"):
             frame.lexer.forget()
             if name in ("g", "gx"):
-                self._set_escapes(on=escapes_after(expanded(piece.statement, self.values)))
+                self._follow(piece.statement)
             if name in ("g", "gx") and copies_from_stdin(piece.statement):
                 frame.lexer.expect_data()
         elif name in ("c", "connect"):  # a new session

@@ -48,7 +48,7 @@ def stop(pid: int, log: Path, patience: float) -> bool:
         before = log.stat().st_size if log.exists() else 0
         server.send_signal(signal.SIGINT)  # what pg_ctl calls a fast stop
     except psutil.NoSuchProcess:
-        return _has_ended_cleanly(log.parent)
+        return _ended(log.parent)
     deadline, why = time.monotonic() + patience, ""
     with _told(pid):
         while not why and lives(server):
@@ -63,7 +63,7 @@ def stop(pid: int, log: Path, patience: float) -> bool:
     if crash := _crash(log, before):
         say(f"The server crashed while it was stopping. It said:\n    {crash}\n{_RECOVERS}")
         return False
-    return _has_ended_cleanly(log.parent)
+    return _ended(log.parent)
 
 
 def at_once(processes: list[Process], why: str) -> bool:
@@ -207,14 +207,21 @@ def _crash(log: Path, before: int) -> str:
     return found[0].strip() if found else ""
 
 
-def _has_ended_cleanly(directory: Path) -> bool:
-    """Return whether a server wrote its last checkpoint before it ended, as pg_control tells (pg_control.h)."""
-    state = 0
-    with contextlib.suppress(OSError), regular.opened(directory, "global/pg_control") as control:
-        state = int.from_bytes(control.read(20)[16:], sys.byteorder)
-    if state in _TO_RECOVER:
+def _ended(directory: Path) -> bool:
+    """Say so when a server has ended without its last checkpoint; return whether it wrote that."""
+    if _is_to_recover(directory):
         say(f"The server has ended without a last checkpoint, as after a crash. {_RECOVERS}")
-    return state not in _TO_RECOVER
+        return False
+    return True
+
+
+def _is_to_recover(directory: Path) -> bool:
+    """Return whether the next start recovers a server's files, as pg_control tells (pg_control.h)."""
+    try:
+        with regular.opened(directory, "global/pg_control") as control:
+            return int.from_bytes(control.read(20)[16:], sys.byteorder) in _TO_RECOVER
+    except OSError:
+        return False
 
 
 def _last(log: Path) -> str:

@@ -100,10 +100,10 @@ Said = pytest.CaptureFixture[str]
 
 
 def test_a_clean_stop_says_no_more_than_that(full: Embedded, capfd: Said) -> None:
-    assert not shutdown._has_ended_cleanly(full.home.directory)  # as long as it runs
+    assert shutdown._is_to_recover(full.home.directory)  # as long as it runs
     capfd.readouterr()
     ends(full)
-    assert shutdown._has_ended_cleanly(full.home.directory)
+    assert not shutdown._is_to_recover(full.home.directory)
     assert capfd.readouterr().err == "PostgreSQL has stopped.\n"
     assert "not properly shut down" not in full.last_words("postgres", 50)
     loses_nothing(full)
@@ -176,7 +176,7 @@ def test_a_server_that_crashes_again_and_again_is_ended(full: Embedded, capfd: S
     said = capfd.readouterr().err  # it is ended at once, or its crash has ended it already
     ways = "immediate stop", "The server crashed while it was stopping. It said:", "ended without a last checkpoint"
     if said == "PostgreSQL has stopped.\n":  # it came to its last checkpoint all the same
-        assert shutdown._has_ended_cleanly(full.home.directory)
+        assert not shutdown._is_to_recover(full.home.directory)
     else:
         assert any(way in said for way in ways)
         assert "Nothing that was committed is lost" in said

@@ -17,6 +17,7 @@ _BLANK = re.compile(rb"(?:\s|--[^\n]*(?:\n|\Z))*")
 _WORD = re.compile(rb"[A-Za-z_]+")
 _ESCAPES_SETTING = b"standard_conforming_strings"
 _OFF = re.compile(rb"(?i)'?(?:of|off|f|fa|fal|fals|false|n|no|0)'?")  # whatever begins such a word, to the server
+_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*'standard_conforming_strings'\s*,\s*('\w*')")
 
 
 def words_of(statement: bytes) -> list[bytes]:
@@ -80,6 +81,9 @@ def in_atomic_body(text: bytes) -> bool:
 def escapes_after(statement: bytes) -> bool | None:
     """Return whether a backslash escapes in strings behind a statement; None when that says nothing of it."""
     first = first_words(statement, 1)
+    if first == ["select"]:
+        found = _CALL.search(statement)
+        return bool(_OFF.fullmatch(found[1])) if found else None
     if first not in (["set"], ["reset"], ["discard"]):
         return None
     words = [word.lower() for word in words_of(statement)]

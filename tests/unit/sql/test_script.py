@@ -184,6 +184,7 @@ a	b
     "old strings": "SET standard_conforming_strings = off; SET escape_string_warning = off;\nSELECT 'a\\';', 1; SET standard_conforming_strings = on;\nSELECT '\\'; SELECT 2;",
     "old strings, told otherwise": "SET standard_conforming_strings = 'f';\nSELECT 'it\\'s';\n\\echo 1\nSET standard_conforming_strings TO TRUE;\nSELECT 'a\\';\n\\echo 2\n",
     "old strings for a while": "SET standard_conforming_strings = off \\g\nSELECT 'it\\'s';\nRESET standard_conforming_strings;\nSELECT 'a\\';\n\\echo 2\n",
+    "old strings by a function": "SELECT pg_catalog.set_config('standard_conforming_strings', 'off', false);\nSELECT 'it\\'s';\nSELECT set_config ( 'standard_conforming_strings', 'on', false );\nSELECT 'a\\';\n\\echo 2\n",
     "old strings until all is discarded": "SET standard_conforming_strings = off;\nSELECT 'it\\'s';\nDISCARD ALL;\nSELECT 'a\\';\n\\echo 2\n",
     "two statements for one": "SELECT 1 \\; SELECT 2;",
     "a wrong one": "CREATE TABLE t (n int);\n\nSELECT 1;\nSELECT nowhere\n  FROM nothing;\nSELECT 2;",

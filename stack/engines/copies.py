@@ -16,8 +16,8 @@ from stack.ground.run import Rights, look
 from stack.server.address import Endpoint
 
 # It waits until it is told to begin, and ends when whoever has started it does. What belongs to one server alone does
-# not stay: its lock files and log, and its replication slots, for which it would keep its log for ever. What is large is
-# put on the disk while the rest is still read, which takes a quarter off the whole.
+# not stay: its lock files and log, and its replication slots, for which it would keep its log for ever. What is large
+# is put on the disk while the rest is still read, which takes a quarter off the whole.
 FILL = r"""to=$1 owner=$2; shift 2
 echo ready; read -r _ || exit
 exec 3<&0
@@ -134,9 +134,13 @@ def backing_up(server: Endpoint, target: str) -> list[str]:
     return ["pg_basebackup", *where, "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest", "-w"]
 
 
-def single(directory: str, database: str) -> list[str]:
-    """Return the command line of a server without sessions, which reads SQL from stdin."""
-    return ["postgres", "--single", "-j", "-D", directory, database]
+def single(directory: str, database: str, *, linux: bool) -> list[str]:
+    """Return the command line of a server without sessions, which reads SQL from stdin.
+
+    Where it can, it sees in one call to it that all is on the disk: that has been done file by file.
+    """
+    options = ["-c", "recovery_init_sync_method=syncfs"] if linux else []
+    return ["postgres", "--single", "-j", *options, "-D", directory, database]
 
 
 def alone(

@@ -76,7 +76,7 @@ class Copies:
         image = self.plan.config["services"][POSTGRES]["image"]
         mount = bind(cluster, STATE["pg"][1])
         argv = ["docker", "run", *THROWAWAY, "--interactive", "--user", _owner(cluster), "--mount", mount]
-        argv += ["--entrypoint", "postgres", image, *single(STATE["pg"][1], database)[1:]]
+        argv += ["--entrypoint", "postgres", image, *single(STATE["pg"][1], database, linux=True)[1:]]
         return alone(cluster, argv, sql)
 
     def made_of(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ class Copies:
         if self.home.account and cluster.stat().st_uid != self.home.account.uid:
             rights.give(cluster, self.home.account)
         way = self.home.way_to(cluster)
-        name, *options = single(str(cluster), database)
+        name, *options = single(str(cluster), database, linux=sys.platform == "linux")
         argv = [*way.prefix, str(self.home.programs / name), *options]
         return alone(cluster, argv, sql, way.env, way.rights)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from bench.rows import UP, Measure, Row, invoke, nothing
+from bench.rows import UP, Measure, Row, clean, invoke, nothing
 from bench.saves import clear, empty, execute, filled, quiet, start
 from bench.sites import ENVIRONMENT, Failed, Site, run
 
@@ -104,9 +104,9 @@ def counted(measure: Measure) -> Measure:
 
 
 def beside(site: Site) -> None:
-    """Prepare a database of the middle size, and a second checkout."""
+    """Prepare a database of the middle size, with nothing beside it that stays here, and a second checkout."""
+    clean(site)
     filled("middle")(site)
-    clear(site)
     site.another("second")
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from stack.engines.backend import Convex
-from stack.engines.checks import Check
 from stack.engines.copies import Copies
 from stack.ground.errors import Refused, StackError
 from stack.ground.run import Command
@@ -20,6 +19,9 @@ from stack.server.address import Endpoint, Running
 from stack.server.identity import Identity
 from stack.server.pgdata import Contents
 from stack.server.processes import Holder
+
+if TYPE_CHECKING:
+    from stack.engines.checks import Check
 
 Facet = TypeVar("Facet")
 NO_OTHER: Mapping[str, str] = MappingProxyType({})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from pathlib import Path
 
 from stack.ground.disk import has_data
@@ -46,7 +45,7 @@ def settle(root: Path) -> None:
         else:
             if inode in there:
                 say(f"{data / name} was made anew while a copy was to take its place, so that copy is given up.")
-            path.rename(data / f"{ASIDE}{name.lstrip('.')}-{uuid.uuid4().hex[:8]}")
+            path.rename(data / f"{ASIDE}{name.lstrip('.')}-{os.urandom(4).hex()}")
         sync_directory(data)
 
 

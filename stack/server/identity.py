@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import json
 import re
 import sys
@@ -109,6 +107,9 @@ def is_password(verifier: str, password: str) -> bool:
     found = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):.+", verifier)
     if not found:
         return False
+    import hashlib  # a millisecond that is spent when a login has failed
+    import hmac
+
     prepared = unicodedata.normalize("NFKC", password).encode()
     salted = hashlib.pbkdf2_hmac("sha256", prepared, base64.b64decode(found[2]), int(found[1]))
     key = hmac.digest(salted, b"Client Key", "sha256")

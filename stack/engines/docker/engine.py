@@ -7,10 +7,9 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stack.engines.base import NO_OTHER, Engine, Service
-from stack.engines.checks import Check, checks_in
-from stack.engines.docker.checks import Health
 from stack.engines.docker.containers import Containers
 from stack.engines.docker.convex import Convex
 from stack.engines.docker.copies import Copies
@@ -28,6 +27,9 @@ from stack.ground.run import Command, do, look
 from stack.ground.settings import ROOT, Settings
 from stack.ground.talk import say
 from stack.server.address import Endpoint, conninfo
+
+if TYPE_CHECKING:
+    from stack.engines.checks import Check
 
 FIRST_START = 20.0
 """Seconds that `down` gives a first start to end by itself; it takes two or three."""
@@ -105,6 +107,9 @@ class Docker(Engine):
 
     def checks(self) -> list[Check]:
         """Return what can go wrong with Docker alone."""
+        from stack.engines.checks import checks_in
+        from stack.engines.docker.checks import Health
+
         return checks_in(Health(self.plan, self.containers, self.images, self.preflight, self.data))
 
     def client(

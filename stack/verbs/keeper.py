@@ -107,14 +107,20 @@ def _hear(cluster: Cluster, *, busy: bool) -> None:
 
 
 def _step(engine: Engine, listener: Cluster) -> bool | None:
-    """Do what is most wanted, in a session that a command may end; return whether there was anything, None: no pool."""
+    """Do all that is wanted, in a session that a command may end; return whether to go on at once, None: no pool."""
     import psycopg
 
     try:
         cluster = listener.again()
         with cluster.connection:
-            cluster.rows("SELECT pg_advisory_lock(%s)", store.MAKER)
-            return _do(engine, cluster)
+            while engine.root.exists():
+                cluster.rows("SELECT pg_advisory_lock(%s)", store.MAKER)
+                outcome = _do(engine, cluster)
+                if not outcome:
+                    return outcome
+                cluster.rows("SELECT pg_advisory_unlock_all()")  # what is claimed as well
+                _hear(listener, busy=True)
+            return False
     except (psycopg.Error, StackError, LoginFailed):
         listener.rows("SELECT")  # which fails when the server has gone; else a command is at work
         time.sleep(0.2)
@@ -122,6 +128,7 @@ def _step(engine: Engine, listener: Cluster) -> bool | None:
 
 
 def _do(engine: Engine, cluster: Cluster) -> bool | None:
+    """Do what is most wanted, and return whether there was anything; None: no pool."""
     pool, there = leases.pool_of(cluster), leases.copies(cluster)
     if not pool and not there:
         return None

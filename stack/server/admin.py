@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0
 """Seconds in which ended sessions must be gone; CREATE DATABASE and RENAME wait as long for them."""
+SMALL = 30_000_000
+"""Bytes below which it is faster to write a copy to the server's log than to have the server write out all it has."""
 
 
 class Cluster:
@@ -125,17 +127,18 @@ class Cluster:
         statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
         self.connection.execute(statement.format(sql.Identifier(database), sql.Literal(text)))
 
-    def copy(self, source: str, target: str, *, limit: int, comment: str, logged: bool = False) -> None:
+    def copy(self, source: str, target: str, *, limit: int, comment: str) -> None:
         """Copy a database with its owner, settings and grants. Nobody may enter the copy until `allow`.
 
         Ends the sessions on the source; new ones wait in the server meanwhile. The limit is on the copy from its first
         moment, the comment right after.
         """
-        owner = self.rows("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", source)[0][0]
-        # FILE_COPY writes each page once, and all that is unwritten in the server twice (checkpoints); the other way,
-        # `logged`, writes each page to the log as well, and nothing else: that is for small ones, again and again.
+        its: LiteralString = "SELECT pg_get_userbyid(datdba), pg_database_size(oid) FROM pg_database WHERE datname = %s"
+        owner, size = self.rows(its, source)[0]
+        # FILE_COPY writes each page once, and all that is unwritten in the server twice (checkpoints); the other way
+        # writes each page to the log as well, and nothing else.
         statement: LiteralString = "CREATE DATABASE {} TEMPLATE {} OWNER {} ALLOW_CONNECTIONS false STRATEGY "
-        strategy: LiteralString = "WAL_LOG" if logged else "FILE_COPY"
+        strategy: LiteralString = "WAL_LOG" if size < SMALL else "FILE_COPY"
         with self.alone(source):
             self.run(f"{statement}{strategy} CONNECTION LIMIT {int(limit)}", target, source, owner)
         self._copy_rules(source, target, owner, comment)

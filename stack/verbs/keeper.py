@@ -22,9 +22,6 @@ HANDOVER = 2.0
 OFTEN, SELDOM = 0.1, 5.0
 """Seconds after which it looks by itself: while a copy is handed out, since a session that ends tells nobody; else."""
 
-SMALL = 100_000_000
-"""Bytes below which it is faster to write a copy to the server's log than to have the server write out all it has."""
-
 
 def in_background(engine: Engine) -> None:
     """Do what a command has left to the background, then keep the pool, if there is one, as long as the server runs."""
@@ -156,8 +153,7 @@ def _make(engine: Engine, cluster: Cluster, pool: leases.Pool) -> bool:
             why_not = f"there is no room: a copy takes {human(found[0].size)}, and {human(room)} of the disk are free."
         else:
             made = store.MAKING + uuid.uuid4().hex
-            small = found[0].size < SMALL
-            cluster.copy(found[0].stored, made, limit=facts.MARK, comment=facts.made_comment(), logged=small)
+            cluster.copy(found[0].stored, made, limit=facts.MARK, comment=facts.made_comment())
             with cluster.transaction():
                 cluster.allow(made, anybody=True, limit=facts.MARK)
                 cluster.rename(made, leases.free_name(cluster))

@@ -80,6 +80,23 @@ def test_what_was_changed_since_is_undone(engine: Embedded) -> None:
     assert databases(engine) == {"convex_poc", "postgres", "template0", "template1", "stack-snapshot", "stack-spare"}
 
 
+def test_the_server_need_not_write_out_all_it_has_for_a_small_copy(engine: Embedded) -> None:
+    ask(engine, "CREATE TABLE small AS SELECT generate_series(1, 1000) AS n")
+    asked = "SELECT num_requested FROM pg_stat_checkpointer"
+    before = ask(engine, asked)
+    with spares.administrator(engine, "invoke") as cluster:
+        made = spares.make_copy(engine, cluster, "convex_poc", "it", 0)
+        assert ask(engine, asked) == before
+        cluster.copy(made, "copied", limit=-1, comment="")
+        cluster.allow("copied", anybody=True, limit=-1)
+    with psycopg.connect(engine.endpoint().url(masked=False), dbname="copied") as copied:
+        assert copied.execute("SELECT count(*) FROM small").fetchall() == [(1000,)]
+    ask(engine, "CREATE TABLE large AS SELECT n, repeat(md5(n::text), 60) FROM generate_series(1, 15000) AS n")
+    with spares.administrator(engine, "invoke") as cluster:
+        spares.make_copy(engine, cluster, "convex_poc", "it", 0)
+    assert ask(engine, asked) != before
+
+
 def test_settings_grants_and_comment_come_along(engine: Embedded) -> None:
     ask(engine, "DROP ROLE IF EXISTS reader")
     ask(engine, "CREATE ROLE reader")

@@ -15,6 +15,8 @@ from stack.sql.variables import Values, arguments, expanded
 
 MAINTENANCE = {"postgres", "template0", "template1"}
 """What every server has, and from where scripts make and drop others."""
+SYSTEM = "ALTER SYSTEM in it has changed settings of the whole server, which `undo` does not take back."
+"""What to say of a statement that is not about one database."""
 MADE_BY_QUERY = re.compile(rb"""(?i)'\s*CREATE\s+DATABASE\s+("[^"]+"|[\w$]+)""")
 CLUSTER_DUMP = b"-- PostgreSQL database cluster dump"
 _VERBS = {"create", "drop", "alter", "comment", "grant", "revoke", "security"}

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from stack.sql import databases
 from stack.sql.create_role import altered
-from stack.sql.databases import MAINTENANCE, Naming, Survey, naming, target
+from stack.sql.databases import MAINTENANCE, SYSTEM, Naming, Survey, naming, target
 from stack.sql.frames import Event
 from stack.sql.includes import Reading
 from stack.sql.makers import RUN, Makers
@@ -147,6 +147,7 @@ class Statements:
     def _other(self, event: Event, statement: bytes, words: list[str]) -> bytes:
         """Return what becomes of a statement that names no database."""
         text = event.piece.text
+        self._notes += [SYSTEM] * (words == ["alter", "system"] and SYSTEM not in self._notes)
         if words[1:] and words[1] in ("role", "user", "group") and words[0] in _OF_ROLES:
             if (given := self._role(text, statement, words[0])) is not None:
                 return given
@@ -249,6 +250,7 @@ class Statements:
         others = [name for name in names if name in self._survey.content or (self._cluster and name in MAINTENANCE)]
         if found.verb in ("create", "drop"):
             if not ours and not others and not (found.verb == "drop" and set(names) & MAINTENANCE):
+                self._beside = [each for each in self._beside if each not in names]  # what is dropped again
                 self._hold(event, text, names[0] if found.verb == "create" and names else "")
             return b""
         if ours:

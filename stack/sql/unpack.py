@@ -85,7 +85,9 @@ def _only_one(raw: IO[bytes], name: str, typed: str) -> IO[bytes]:
     """Open the one file that is in a zip."""
     archive = zipfile.ZipFile(raw)
     files = [each for each in archive.infolist() if not each.is_dir() and not _left_by_a_finder(each.filename)]
-    if len(files) != 1:
+    if not files:
+        raise Refused(f"{name} is a zip with no files in it. Nothing was done.")
+    if len(files) > 1:
         if any(each.filename.endswith("toc.dat") for each in files):
             raise Refused(
                 f"{name} is a zip of a folder of `pg_dump -Fd`. Nothing was done. Unpack it (`unzip {typed}`), and load"
@@ -93,7 +95,7 @@ def _only_one(raw: IO[bytes], name: str, typed: str) -> IO[bytes]:
             )
         few = ", ".join(each.filename for each in files[:5]) + ", …" * (len(files) > 5)
         raise Refused(
-            f"{name} is a zip with {len(files) or 'no'} files in it{': ' * bool(files)}{few}. Nothing was done. Load"
+            f"{name} is a zip with {len(files)} files in it: {few}. Nothing was done. Load"
             f" one of them: `unzip -p {typed} NAME | invoke load -`."
         )
     if files[0].flag_bits & 1:

@@ -329,6 +329,22 @@ def test_a_database_that_a_script_makes_and_leaves_alone_is_made_beside(psql: Ps
     ]
 
 
+def test_nothing_is_said_of_a_database_that_a_script_makes_and_drops(psql: Psql, roles: Roles) -> None:
+    made = script("CREATE TABLE t ();\nCREATE DATABASE x_test;\nDROP DATABASE x_test;\n", roles)
+    found = psql.through(made)
+    assert (found.code, found.said, made.notes) == (0, "", [])
+    assert "x_test" not in databases(psql)
+    assert tables(psql) == ["t"]
+
+
+def test_that_a_script_changes_settings_of_the_whole_server_is_said_once(psql: Psql, roles: Roles) -> None:
+    made = script("ALTER SYSTEM SET work_mem = '5MB';\nalter /* again */ system reset work_mem;\n", roles)
+    assert psql.through(made).code == 0
+    assert made.notes == [
+        "ALTER SYSTEM in it has changed settings of the whole server, which `undo` does not take back."
+    ]
+
+
 @pytest.mark.parametrize("trust", [True, False])
 @pytest.mark.parametrize("more", ["", " \\echo", "\nCREATE TABLE u ();"])
 def test_a_database_beside_is_made_by_a_query_whoever_wrote_the_script(

@@ -163,6 +163,9 @@ def test_what_is_kept_for_the_next_fresh_goes_before_a_snapshot_is_refused(eithe
         succeed(either, "up")
         succeed(either, "fresh")
         assert "for the next fresh" in succeed(either, "snapshots")
+        for _ in range(4):  # so many files of the server's log are there for what follows, and take no more room
+            sql(either, "SELECT pg_logical_emit_message(true, 'a', 'b'), pg_switch_wal()")
+        sql(either, "CHECKPOINT")
         with (either / "data/ballast").open("wb") as ballast:
             os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(either / "data").free - 104_000_000)
 

@@ -17,7 +17,8 @@ from stack.server.address import Endpoint
 
 # It waits until it is told to begin, and ends when whoever has started it does. What belongs to one server alone does
 # not stay: its lock files and log, and its replication slots, for which it would keep its log for ever. What is large
-# is put on the disk while the rest is still read, which takes a quarter off the whole.
+# is put on the disk while the rest is still read, which takes a quarter off the whole; in the end all at once, then
+# file by file for those file systems that know no more.
 FILL = r"""to=$1 owner=$2; shift 2
 echo ready; read -r _ || exit
 exec 3<&0

@@ -34,6 +34,11 @@ def take_place(root: Path, parts: dict[str, Path], cluster: str) -> None:
     settle(root)
 
 
+def put_aside(path: Path) -> None:
+    """Let a directory be one that is deleted in the background, and by the next `up`. Raises OSError."""
+    path.rename(path.with_name(f"{ASIDE}{path.name.lstrip('.')}-{os.urandom(4).hex()}"))
+
+
 def settle(root: Path) -> None:
     """Let the parts of a cluster that is there follow it, and give up those of one that never came to be there."""
     data = root / "data"
@@ -45,7 +50,7 @@ def settle(root: Path) -> None:
         else:
             if inode in there:
                 say(f"{data / name} was made anew while a copy was to take its place, so that copy is given up.")
-            path.rename(data / f"{ASIDE}{name.lstrip('.')}-{os.urandom(4).hex()}")
+            put_aside(path)
         sync_directory(data)
 
 

@@ -249,7 +249,7 @@ def as_tar(
     if not archive.complete:
         raise Refused(
             f"{folder}/{TOC} is cut off, or of a version that is not known here. Nothing was done. Dump again, or let"
-            f" its own pg_restore turn it into SQL: `pg_restore -f - {typed(str(folder))} | invoke load -`."
+            f" its own pg_restore turn it into SQL: `pg_restore -f - {typed(folder)} | invoke load -`."
         )
     integer_size = 0 if (toc[5], toc[6]) >= _COMPRESSION_IS_A_BYTE else toc[8]
     toc[_COMPRESSION_AT : _COMPRESSION_AT + 1 + integer_size] = bytes(1 + integer_size)

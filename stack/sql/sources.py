@@ -202,7 +202,7 @@ def _folder(folder: Path) -> Iterator[Source]:
             f"{folder} cannot be read: it is a directory, and there is no {archives.TOC} of `pg_dump -Fd` in it. Name a"
             " dump or a file of SQL."
         )
-    refuse_lz4(folder, typed(str(folder)))
+    refuse_lz4(folder, typed(folder))
     seen = 0
 
     def see(size: int) -> None:

@@ -147,7 +147,6 @@ class Statements:
     def _other(self, event: Event, statement: bytes, words: list[str]) -> bytes:
         """Return what becomes of a statement that names no database."""
         text = event.piece.text
-        self._notes += [SYSTEM] * (words == ["alter", "system"] and SYSTEM not in self._notes)
         if words[1:] and words[1] in ("role", "user", "group") and words[0] in _OF_ROLES:
             if (given := self._role(text, statement, words[0])) is not None:
                 return given
@@ -159,6 +158,7 @@ class Statements:
             return given
         if self.left_out(event) and not (words[0] in ("grant", "revoke") and _is_membership(statement)):
             return b""
+        self._notes += [SYSTEM] * (words == ["alter", "system"] and SYSTEM not in self._notes)
         return self._with_roles(text, statement, words[0])
 
     def _note_session(self, words: list[str]) -> None:

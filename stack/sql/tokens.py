@@ -17,7 +17,7 @@ _BLANK = re.compile(rb"(?:\s|--[^\n]*(?:\n|\Z))*")
 _WORD = re.compile(rb"[A-Za-z_]+")
 _ESCAPES_SETTING = b"standard_conforming_strings"
 _OFF = re.compile(rb"(?i)'?(?:of|off|f|fa|fal|fals|false|n|no|0)'?")  # whatever begins such a word, to the server
-_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*'standard_conforming_strings'\s*,\s*('\w*')")
+_CALL = re.compile(rb"(?i)\bset_config\s*\(\s*'%b'\s*,\s*('\w*')" % _ESCAPES_SETTING)
 
 
 def words_of(statement: bytes) -> list[bytes]:

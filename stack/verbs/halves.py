@@ -21,7 +21,7 @@ from stack.ground import files
 from stack.ground.errors import Refused, StackError
 from stack.ground.talk import say
 from stack.ground.threads import beside
-from stack.ground.trash import ASIDE
+from stack.ground.trash import put_aside
 from stack.server.admin import Cluster
 from stack.server.queries import HELD
 from stack.verbs.drop import kept_back
@@ -66,7 +66,7 @@ class Halves:
 def give_up(half: Path) -> None:
     """Let a directory be one that is deleted in the background, and by the next `up`."""
     with suppress(OSError):
-        half.rename(half.with_name(f"{ASIDE}{half.name.lstrip('.')}-{uuid.uuid4().hex[:8]}"))
+        put_aside(half)
 
 
 def all_of(root: Path) -> list[Path]:

@@ -338,6 +338,10 @@ def test_nothing_is_said_of_a_database_that_a_script_makes_and_drops(psql: Psql,
 
 
 def test_that_a_script_changes_settings_of_the_whole_server_is_said_once(psql: Psql, roles: Roles) -> None:
+    made = script("\\c postgres\nALTER SYSTEM SET work_mem = '6MB';\n\\c convex_poc\nCREATE TABLE t ();\n", roles)
+    assert psql.through(made).code == 0
+    told = [each for each in made.notes if "ALTER SYSTEM" in each]
+    assert psql.sql("SELECT count(*) FROM pg_file_settings WHERE setting = '6MB'") == [(len(told),)]
     made = script("ALTER SYSTEM SET work_mem = '5MB';\nalter /* again */ system reset work_mem;\n", roles)
     assert psql.through(made).code == 0
     assert made.notes == [

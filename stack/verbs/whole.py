@@ -38,6 +38,8 @@ AS_PSQL = "`invoke psql -f FILE` runs it as it is, without all or nothing."
 SWALLOWED = b"\n-- \"'`~|\\.x\n"
 """A comment behind a file's last line. Whoever takes it for something else has not been closed before: neither a COPY
 nor a string can have it for its content."""
+_SHOWN = re.compile(rf"\nLINE \d+: {re.escape(SWALLOWED.strip().decode())}\n *\^")
+"""That comment, shown by an error of a statement that does not end."""
 _ERROR = re.compile(r"psql:<stdin>:(\d+): (?:ERROR|FATAL|PANIC|error):")
 _QUITS = re.compile(rb"(?:\A|\n)[ \t]*\\q(?:uit)?[ \t]*(?:\r?\n(?:\s|--[^\n]*(?:\n|\Z))*)?\Z")
 CUT = "the file ends in the middle: the last line of a dump is missing."
@@ -189,7 +191,8 @@ def errors(said: IO[bytes], lines: int) -> tuple[int, str, int]:
 
 def judged(ended: Ended, reader: Reader, script: Script) -> str:
     """Return what went wrong, with the file's name and line; empty when the whole file is there."""
-    said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{script.where(int(found[1]))}: ", ended.said)
+    said = _SHOWN.sub("", ended.said)
+    said = re.sub(r"psql:<stdin>:(\d+): ", lambda found: f"{script.where(int(found[1]))}: ", said)
     if "reached EOF without finding" in said:
         return f"{IN_THE_MIDDLE} psql said: {said}"
     if ended.in_the_middle and reader.ended:

@@ -203,6 +203,7 @@ REFUSED = {
     ),
     "a condition that is not closed": ("create table a ();\n\\if true\n", "ends in the middle"),
     "a COPY of CSV that is cut": ("create table a (t text);\ncopy a from stdin csv;\nx\ny", "ends in the middle"),
+    "a statement cut off": ("create table a ();\ninsert into a", "some.sql:2: ERROR:  syntax error at end of input"),
     "a body that is not closed": ("create table a ();\ndo $x$ begin", "ends in the middle"),
     "a name that is not closed": ('create table a ();\ncreate table "b', "ends in the middle"),
     "\\q half-way": ("create table a ();\n\\q\ncreate table b ();\n", r"at the line \q"),
@@ -220,7 +221,9 @@ REFUSED = {
 @pytest.mark.parametrize("what", [each for each in REFUSED if each != "a prepared transaction"])
 def test_the_true_reason_is_told_with_file_and_line(engine: Embedded, what: str) -> None:
     text, saying = REFUSED[what]
-    assert saying in fails(engine, text)
+    told = fails(engine, text)
+    assert saying in told
+    assert "~|" not in told  # what is given to psql behind the file, and nobody has written
 
 
 def test_a_dump_with_an_early_error_of_any_size_tells_it(engine: Embedded) -> None:
